@@ -1,0 +1,1 @@
+"""One replica: scheduler, step loop, executors. A `Backend`."""

@@ -1,0 +1,1 @@
+"""The engine's decisions: plain synchronous Python, no I/O, handed the time."""

@@ -1,0 +1,149 @@
+"""A step as plain integers, and the interface of whatever carries it out.
+
+A plan can be sent to another process or written to a file: an executor holds one state per
+*slot* (token ids, block table, sampling), told by `admissions`, extended by `rows`, dropped by
+`releases`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ridgeline.protocol import Sampling
+
+IN_FLIGHT = -1
+"""Stands for a token that an earlier step, not yet collected, is drawing for the same slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A sequence takes a slot (first time, or again after preemption).
+
+    Attributes:
+        slot: index in [0, max_batch), free until now.
+        token_ids: prompt, and what had been generated before a preemption. The executor needs them
+            for penalties; the ones to be computed come again in the rows.
+        prompt_tokens: how many of `token_ids` are the prompt.
+        sampling: with `seed` set.
+        banned_token_ids: tokens that must not be drawn before `min_tokens` are generated.
+        min_tokens: see `banned_token_ids`.
+    """
+
+    slot: int
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    sampling: Sampling
+    banned_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's part of a step.
+
+        position:  0 ........ start ........ start + len(token_ids)
+                   |  in the KV cache  |  computed by this step  |
+
+    Attributes:
+        slot: whose.
+        start: position of the first token computed; everything before it is in the KV cache.
+        token_ids: tokens to compute, at least one; `IN_FLIGHT` for one not yet known here.
+        new_blocks: block ids to append to the slot's block table before computing. After them
+            the table covers `start + len(token_ids)` positions.
+        sample: draw the next token from the last position's logits.
+        score_prompt: report log probabilities for each computed prompt position.
+    """
+
+    slot: int
+    start: int
+    token_ids: tuple[int, ...]
+    new_blocks: tuple[int, ...] = ()
+    sample: bool = False
+    score_prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """All of a step. Apply releases, then admissions, then rows. `rows` has decode rows first."""
+
+    step: int
+    rows: tuple[Row, ...]
+    admissions: tuple[Admission, ...] = ()
+    releases: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed by the step."""
+        return sum(len(row.token_ids) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log probability of a token and of the most probable ones, best first, as (id, logprob)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What a row gave. `token_id` is None where the row did not sample.
+
+    `prompt_scores[i]` is the score of the token at position `start + i + 1`, given those before it;
+    it ends with the row or with the prompt, whichever comes first.
+    """
+
+    token_id: int | None = None
+    score: Score | None = None
+    prompt_scores: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One `RowResult` per row of the plan, in its order, and how long the device was at it."""
+
+    rows: tuple[RowResult, ...]
+    device_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Size of an executor's KV cache and batch; fixed for its life."""
+
+    blocks: int
+    block_size_tokens: int
+    block_bytes: int
+    max_batch: int
+    max_context_tokens: int
+
+
+@dataclass(slots=True)
+class Handle:
+    """A launched step; executors subclass it with what `collect` needs."""
+
+    plan: StepPlan = field(repr=False)
+
+
+class Executor(Protocol):
+    """Carries out steps in the order they are launched. Used from one thread.
+
+    KV layout is the executor's own business: the core knows block ids and bytes. An exception
+    from either verb fails every sequence of the step; the executor must stay usable.
+    """
+
+    geometry: Geometry
+    fingerprint: str
+    depth: int
+    """How many steps may be launched before one is collected, beyond the first: 0 or 1."""
+
+    def launch(self, plan: StepPlan) -> Handle:
+        """Start a step; returns once the host's part is done."""
+        ...
+
+    def collect(self, handle: Handle) -> StepResult:
+        """Wait for the step and hand over what it drew. Handles are collected in launch order."""
+        ...
+
+    def close(self) -> None:
+        """Release memory; no call follows."""
+        ...

@@ -1,0 +1,23 @@
+"""The words that pass between rooms: plain data, no I/O, no heavy imports."""
+
+from ridgeline.protocol.backend import Backend
+from ridgeline.protocol.errors import Refusal
+from ridgeline.protocol.request import Message, Request, Sampling, Stopping
+from ridgeline.protocol.status import ModelInfo, ModelStatus, Status
+from ridgeline.protocol.stream import Delta, FinishReason, TokenLogprob, Usage
+
+__all__ = [
+    "Backend",
+    "Delta",
+    "FinishReason",
+    "Message",
+    "ModelInfo",
+    "ModelStatus",
+    "Refusal",
+    "Request",
+    "Sampling",
+    "Status",
+    "Stopping",
+    "TokenLogprob",
+    "Usage",
+]

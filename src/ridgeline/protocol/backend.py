@@ -1,0 +1,49 @@
+"""The one seam: a replica is a `Backend`, and so is a front door over a thousand of them."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from ridgeline.protocol.request import Message, Request
+from ridgeline.protocol.status import ModelInfo, Status
+from ridgeline.protocol.stream import Delta
+
+
+class Backend(Protocol):
+    """What the HTTP surface and the chat site talk to; neither knows what is behind it."""
+
+    def generate(self, request: Request) -> AsyncIterator[Delta]:
+        """Stream an answer.
+
+        Refusals (`Refusal`) are raised before the first delta. Closing the iterator (or a
+        cancelled task) cancels the request within one step and frees its blocks.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """End a request now; its stream ends with finish `cancelled`. Unknown ids are ignored."""
+        ...
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Models served now."""
+        ...
+
+    def status(self) -> Status:
+        """Load and readiness, without waiting for anything."""
+        ...
+
+    async def tokenize(
+        self, model: str, text: str | None = None, messages: Sequence[Message] | None = None
+    ) -> list[int]:
+        """Token ids of plain text, or of a conversation rendered with the chat template.
+
+        Special tokens typed in `text` or in a message's content stay ordinary text.
+        """
+        ...
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included; raises `Refusal` for ids out of range."""
+        ...
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Refuse new requests, wait for those in flight, then cancel what is left."""
+        ...

@@ -1,0 +1,51 @@
+"""How a backend is: what it serves and how full it is."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A served model as a client sees it. `aliases` are further names it answers to."""
+
+    name: str
+    created: int
+    max_context_tokens: int
+    vocab_size: int
+    parameters: int
+    aliases: tuple[str, ...] = ()
+    has_chat_template: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Load of one model's engine.
+
+    Batch size is sequences in a step. Blocks: `free + held + idle = total`, where idle ones are
+    cached but reclaimable. `estimated_wait_seconds` is what a request arriving now would wait
+    before its first step, from the measured drain rate. `fingerprint` is equal for replicas whose
+    greedy text is equal (weights, dtype, kernel path).
+    """
+
+    name: str
+    batch_size: int
+    max_batch_size: int
+    waiting: int
+    max_waiting: int
+    blocks_total: int
+    blocks_free: int
+    blocks_held: int
+    blocks_idle: int
+    block_size_tokens: int
+    estimated_wait_seconds: float
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Alive, ready and full are three different answers; this carries all three."""
+
+    state: Literal["starting", "ready", "draining", "failed"]
+    models: tuple[ModelStatus, ...] = ()
+    detail: str = ""
+    requests_in_flight: int = field(default=0)
