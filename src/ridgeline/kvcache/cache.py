@@ -1,0 +1,149 @@
+"""Blocks of the KV cache: free, held by running sequences, or idle but cached.
+
+    free  --allocate-->  held  --release, published-->  idle  --hold (prefix hit)-->  held
+      ^                   |                               |
+      '-- release, not published                          '--allocate (evicted)--> held
+
+`free + held + idle = total` at all times; `check` proves it. A held block is never taken away.
+"""
+
+from collections.abc import Sequence
+
+from ridgeline.kvcache.eviction import EvictionPolicy, IdleBlock, Lru
+from ridgeline.kvcache.prefix import Entry, Match, PrefixIndex
+
+
+class OutOfBlocks(Exception):
+    """More blocks were asked for than are free or idle; nothing was changed."""
+
+
+class KVCache:
+    """Ledger of `blocks` blocks of `block_size` tokens. Single-threaded, no I/O, handed the time."""
+
+    def __init__(self, blocks: int, block_size: int, policy: EvictionPolicy | None = None) -> None:
+        self.total = blocks
+        self.block_size = block_size
+        self.evicted_blocks = 0
+        self._policy = policy if policy is not None else Lru()
+        # Popped from the end: low ids first, which keeps a lightly used pool in few pages.
+        self._free = list(range(blocks - 1, -1, -1))
+        self._holders = [0] * blocks
+        self._index = PrefixIndex(block_size, remembered=4 * blocks)
+        self._coming: dict[bytes, int] = {}
+
+    @property
+    def free(self) -> int:
+        """Blocks that hold nothing shareable."""
+        return len(self._free)
+
+    @property
+    def idle(self) -> int:
+        """Blocks that nobody holds but that are cached: reclaimable."""
+        return len(self._policy)
+
+    @property
+    def held(self) -> int:
+        """Blocks of running sequences."""
+        return self.total - self.free - self.idle
+
+    @property
+    def available(self) -> int:
+        """How many blocks `allocate` could give."""
+        return self.free + self.idle
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that cover so many tokens."""
+        return -(-tokens // self.block_size)
+
+    def match(self, keys: Sequence[bytes], tokens: Sequence[int]) -> Match:
+        """Longest cached prefix; `keys` must cover the full blocks of `tokens`. Changes nothing."""
+        return self._index.match(keys, tokens)
+
+    def idle_among(self, blocks: Sequence[int]) -> int:
+        """How many of these are idle, so that holding them makes fewer available."""
+        return sum(1 for block in blocks if not self._holders[block])
+
+    def hold(self, blocks: Sequence[int]) -> None:
+        """One more holder for each of these cached or held blocks."""
+        for block in blocks:
+            if self._holders[block] == 0:
+                self._policy.remove(block)
+            self._holders[block] += 1
+
+    def allocate(self, count: int, now: float) -> list[int]:
+        """Take blocks with one holder each, evicting idle ones when no free ones are left.
+
+        Raises:
+            OutOfBlocks: fewer than `count` are available; nothing was changed.
+        """
+        if count > self.available:
+            raise OutOfBlocks(f"{count} blocks asked for, {self.available} available of {self.total}")
+        taken = []
+        for _ in range(count):
+            block = self._free.pop() if self._free else self._evict(now)
+            self._holders[block] = 1
+            taken.append(block)
+        return taken
+
+    def publish(self, block: int, key: bytes, tokens: tuple[int, ...], position: int) -> None:
+        """A held block's content is complete: others may find it from now on.
+
+        Where another block has the same content, that one stays the shared one.
+        """
+        if block not in self._index:
+            self._index.publish(block, Entry(key, tokens, position))
+
+    def release(self, blocks: Sequence[int], now: float) -> None:
+        """One holder less for each block of a chain, given in the chain's order.
+
+        The tail goes first, so that a prefix outlives what follows it.
+        """
+        for block in reversed(blocks):
+            if self._holders[block] <= 0:
+                raise AssertionError(f"block {block} is released but nobody holds it")
+            self._holders[block] -= 1
+            if self._holders[block]:
+                continue
+            if block in self._index:
+                self._policy.add(IdleBlock(block, self._index.entry(block).position, now))
+            else:
+                self._free.append(block)
+
+    def announce(self, keys: Sequence[bytes]) -> None:
+        """A running sequence is about to compute blocks with these keys."""
+        for key in keys:
+            self._coming[key] = self._coming.get(key, 0) + 1
+
+    def retract(self, keys: Sequence[bytes]) -> None:
+        """Undo one `announce` of each key, because the blocks are published or given up."""
+        for key in keys:
+            left = self._coming[key] - 1
+            if left:
+                self._coming[key] = left
+            else:
+                del self._coming[key]
+
+    def is_coming(self, key: bytes) -> bool:
+        """Whether a running sequence is computing this very block: waiting beats computing it twice."""
+        return key in self._coming and not self._index.has(key)
+
+    def _evict(self, now: float) -> int:
+        block = self._policy.victim(now)
+        self._index.withdraw(block)
+        self.evicted_blocks += 1
+        return block
+
+    def check(self, chains: Sequence[Sequence[int]]) -> None:
+        """Prove the ledger against the chains of all running sequences; AssertionError if wrong."""
+        holders = [0] * self.total
+        for chain in chains:
+            for block in chain:
+                holders[block] += 1
+        assert holders == self._holders, "holders differ from the blocks of the running sequences"
+        free = set(self._free)
+        assert len(free) == len(self._free), "a block is free twice"
+        idle = {b for b in range(self.total) if b in self._index and not holders[b]}
+        assert len(self._policy) == len(idle), "the policy does not know exactly the idle blocks"
+        held = {b for b in range(self.total) if holders[b]}
+        assert not free & held and not free & idle, "a free block is held or cached"
+        assert len(free) + len(held) + len(idle) == self.total, "free + held + idle != total"

@@ -1,0 +1,96 @@
+"""Prefix index: from block keys to the blocks that hold them."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What the index knows of a prompt, in tokens; the four kinds add up to the prompt.
+
+        | hit: blocks found | evicted: was here once | cold: never seen | short: no full block |
+
+    `short` also counts a last full block, for at least one token must be computed to have logits.
+    """
+
+    blocks: tuple[int, ...]
+    hit: int
+    evicted: int
+    cold: int
+    short: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A published block: its key, the tokens in it, and its index in the chain."""
+
+    key: bytes
+    tokens: tuple[int, ...]
+    position: int
+
+
+class PrefixIndex:
+    """Keys of blocks whose content is complete. Remembers a bounded number of evicted keys."""
+
+    def __init__(self, block_size: int, remembered: int) -> None:
+        self._block_size = block_size
+        self._block_of: dict[bytes, int] = {}
+        self._entry_of: dict[int, Entry] = {}
+        self._evicted: OrderedDict[bytes, None] = OrderedDict()
+        self._remembered = remembered
+
+    def __len__(self) -> int:
+        return len(self._block_of)
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._entry_of
+
+    def entry(self, block: int) -> Entry:
+        """What a published block holds; KeyError for others."""
+        return self._entry_of[block]
+
+    def has(self, key: bytes) -> bool:
+        """Whether some block holds this key."""
+        return key in self._block_of
+
+    def publish(self, block: int, entry: Entry) -> bool:
+        """Make a block findable; False (nothing changes) when another block has the same key."""
+        if entry.key in self._block_of:
+            return False
+        self._block_of[entry.key] = block
+        self._entry_of[block] = entry
+        self._evicted.pop(entry.key, None)
+        return True
+
+    def withdraw(self, block: int) -> Entry:
+        """The block's content is given up; its key is remembered as evicted."""
+        entry = self._entry_of.pop(block)
+        del self._block_of[entry.key]
+        self._evicted[entry.key] = None
+        if len(self._evicted) > self._remembered:
+            self._evicted.popitem(last=False)
+        return entry
+
+    def match(self, keys: Sequence[bytes], tokens: Sequence[int]) -> Match:
+        """Longest published prefix of `tokens`, leaving at least one token to compute."""
+        size = self._block_size
+        full = max(0, (len(tokens) - 1) // size)
+        blocks: list[int] = []
+        for i in range(full):
+            block = self._block_of.get(keys[i])
+            # A hash is not proof: the tokens themselves are compared.
+            if block is None or self._entry_of[block].tokens != tuple(tokens[i * size : (i + 1) * size]):
+                break
+            blocks.append(block)
+        hits = len(blocks)
+        gone = hits
+        while gone < full and (keys[gone] in self._evicted or keys[gone] in self._block_of):
+            gone += 1
+        return Match(
+            blocks=tuple(blocks),
+            hit=hits * size,
+            evicted=(gone - hits) * size,
+            cold=(full - gone) * size,
+            short=len(tokens) - full * size,
+        )
