@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pytest
 
 from ridgeline.roofline.shape import ModelShape
@@ -30,7 +32,7 @@ def test_a_head_may_be_wider_than_hidden_over_heads():
 
 @pytest.mark.parametrize(("field", "value"), [("layers", 0), ("vocab", -1), ("kv_heads", 5)])
 def test_impossible_sizes_are_refused_by_name(field, value):
-    sizes = dict(layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=128, vocab=100, tied_head=True)
+    sizes = asdict(SMOLLM2_135M)
     sizes[field] = value
     with pytest.raises(ValueError, match=field):
         ModelShape(**sizes)
