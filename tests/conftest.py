@@ -1,0 +1,53 @@
+"""Shared by all tests: the rule that continuous integration skips nothing unseen."""
+
+import os
+from typing import Any
+
+import pytest
+
+ALLOWED_SKIPS = ("needs_gpu", "needs_data")
+NO_SKIPS = os.environ.get("RIDGELINE_NO_SKIPS") == "1"
+
+_skipped: list[str] = []
+_unexpected: list[str] = []
+_passed: list[str] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Note each skipped test, and whether its markers allow that."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        allowed = any(item.get_closest_marker(name) for name in ALLOWED_SKIPS)
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        (_skipped if allowed else _unexpected).append(f"{item.nodeid}: {reason}")
+    elif report.passed and call.when == "call":
+        _passed.append(item.nodeid)
+    return report
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A module that skips itself as a whole has no item to ask for markers."""
+    if report.skipped:
+        _unexpected.append(f"{report.nodeid}: skipped as a whole")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where RIDGELINE_NO_SKIPS=1, fail for unexpected skips and for a run that ran nothing."""
+    if NO_SKIPS and exitstatus == pytest.ExitCode.OK:
+        if _unexpected:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        elif not _passed:
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name what did not run and why."""
+    if not NO_SKIPS:
+        return
+    for line in _skipped:
+        terminalreporter.write_line(f"skipped, allowed: {line}")
+    for line in _unexpected:
+        terminalreporter.write_line(f"skipped, NOT allowed here: {line}", red=True)
+    if not _passed:
+        terminalreporter.write_line("no test ran", red=True)
