@@ -78,10 +78,13 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Log probability of a token and of the most probable ones, best first, as (id, logprob)."""
+    """Log probability of a token and of the most probable ones, best first, as (id, logprob).
+
+    None only for a prompt's first token, which nothing predicts.
+    """
 
     token_id: int
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, float], ...] = ()
 
 

@@ -1,0 +1,29 @@
+"""What the scheduler counts; the loop reads them after each step and hands on the differences."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since start. Tokens unless the name says otherwise.
+
+    `hit`, `evicted`, `cold` and `short` are of prompts at first admission (see `kvcache.Match`);
+    `recomputed_*` is KV that existed once and had to be computed again, by cause.
+    """
+
+    hit: int = 0
+    evicted: int = 0
+    cold: int = 0
+    short: int = 0
+    recomputed_evicted: int = 0
+    recomputed_preempted: int = 0
+    preemptions: int = 0
+    evicted_blocks: int = 0
+
+    def since(self, earlier: "Counters") -> "Counters":
+        """Difference to an earlier copy."""
+        return Counters(*(getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)))
+
+    def copy(self) -> "Counters":
+        """A copy to compare with later."""
+        return Counters(*(getattr(self, f.name) for f in fields(self)))

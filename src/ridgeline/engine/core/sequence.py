@@ -1,0 +1,106 @@
+"""One answer in the making: counters, not phases."""
+
+from dataclasses import dataclass, field
+
+from ridgeline.protocol import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSpec:
+    """What the engine is asked to continue; a message, so plain data only.
+
+    Attributes:
+        id: unique among the sequences the engine knows.
+        prompt: token ids, at least one.
+        sampling: with `seed` set.
+        max_tokens: at most this many new tokens, at least 0 (0 only scores the prompt).
+        stop_token_ids: end the answer (the model's end tokens among them unless ignored).
+        min_tokens: none of `stop_token_ids` is drawn before this many.
+        priority: smaller is served first.
+        tenant: salt of the KV cache and unit of fairness.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    priority: int = 0
+    tenant: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A sequence the scheduler knows, waiting or running.
+
+        | prompt ............... | generated ..... | drawing (in flight, value not known yet)
+        | cached | computed .... | scheduled | to compute
+        0        (in the KV cache)  (launched)
+
+    `cached` tokens of the KV were found at admission, `computed` ones are written, `scheduled`
+    ones belong to launched steps. A sequence is decoding when one token is left to compute.
+
+    Further: `drawing` tokens are being sampled in flight; `order` is that of arrival; `epoch` tells
+    a step launched before a preemption from one after it; `reached` is the most that was ever
+    computed; of `blocks` the executor was told `told_blocks`, and `published` are findable;
+    `announced` keys are those it is about to publish; `scored` prompt positions were reported.
+    """
+
+    spec: SequenceSpec
+    arrived_seconds: float
+    tokens: list[int]
+    cached: int = 0
+    computed: int = 0
+    scheduled: int = 0
+    drawing: int = 0
+    slot: int | None = None
+    order: int = 0
+    epoch: int = 0
+    preemptions: int = 0
+    reached: int = 0
+    admitted_seconds: float | None = None
+    blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    announced: list[bytes] = field(default_factory=list)
+    published: int = 0
+    told_blocks: int = 0
+    scored: int = 0
+
+    @property
+    def generated(self) -> int:
+        """Tokens drawn and collected."""
+        return len(self.tokens) - len(self.spec.prompt)
+
+    @property
+    def next_position(self) -> int:
+        """Position of the first token that no launched step computes."""
+        return self.computed + self.scheduled
+
+    @property
+    def remaining(self) -> int:
+        """Tokens known, or being drawn, whose KV no launched step computes."""
+        return len(self.tokens) + self.drawing - self.next_position
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether another step is needed: something to score, or tokens still to draw."""
+        if self.spec.max_tokens == 0:
+            return self.next_position < len(self.spec.prompt)
+        return self.generated + self.drawing < self.spec.max_tokens and self.remaining > 0
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether prompt positions need logits, which a cached prefix cannot give."""
+        return self.spec.sampling.prompt_logprobs is not None
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedRow:
+    """What commit must remember of a row: the sequence as it was when the step was launched."""
+
+    sequence: Sequence
+    epoch: int
+    start: int
+    count: int
+    sampled: bool

@@ -1,0 +1,196 @@
+"""The step loop: one thread, one inbox, one list of outputs per step.
+
+All engines of a thread take turns by step. On a CPU there is one such thread per process, because
+two computing at once would fight for the same cores.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ridgeline.engine.core.messages import Cancel, Output, Submit
+from ridgeline.engine.core.plan import Executor, Handle
+from ridgeline.engine.core.scheduler import Scheduler
+from ridgeline.engine.meter import StepMeter
+from ridgeline.protocol import ModelStatus, Refusal
+
+logger = logging.getLogger(__name__)
+
+STATUS_SECONDS = 0.05
+"""A fresh status is published at most this often; nobody polls faster."""
+
+
+class Engine:
+    """One model: its scheduler, its executor, and the step that joins them."""
+
+    def __init__(self, name: str, scheduler: Scheduler, executor: Executor, meter: StepMeter) -> None:
+        self.name = name
+        self.scheduler = scheduler
+        self.executor = executor
+        self.meter = meter
+        self._in_flight: deque[Handle] = deque()
+
+    def step(self, clock: Callable[[], float]) -> list[Output]:
+        """Schedule, execute, sample, commit.
+
+        With an executor of depth 1 the step committed is the one before the step launched, so
+        that the host prepares one while the device runs the other.
+        """
+        started = clock()
+        plan = self.scheduler.schedule(started)
+        if plan is not None:
+            try:
+                self._in_flight.append(self.executor.launch(plan))
+            except Exception as error:
+                return self._failed(Handle(plan), error, clock())
+        if not self._in_flight or (plan is not None and len(self._in_flight) <= self.executor.depth):
+            return []
+        handle = self._in_flight.popleft()
+        launched = clock()
+        try:
+            result = self.executor.collect(handle)
+        except Exception as error:
+            return self._failed(handle, error, clock())
+        collected = clock()
+        outputs = self.scheduler.commit(handle.plan, result, collected)
+        ended = clock()
+        # At depth 0 launching computes; at depth 1 only waiting in collect is the device's time.
+        device = result.device_seconds if self.executor.depth == 0 else collected - launched
+        self.meter.record(
+            self.scheduler,
+            handle.plan,
+            device_seconds=result.device_seconds,
+            host_seconds=max(0.0, ended - started - device),
+            started=started,
+            ended=ended,
+        )
+        return outputs
+
+    def _failed(self, handle: Handle, error: Exception, now: float) -> list[Output]:
+        logger.exception("a step of %s failed", self.name)
+        refusal = Refusal("internal_error", f"the engine failed in this step: {error}")
+        return self.scheduler.fail(handle.plan, now, refusal)
+
+    def handle(self, message: Submit | Cancel, now: float) -> list[Output]:
+        """Take a message from the inbox."""
+        if isinstance(message, Cancel):
+            return self.scheduler.cancel(message.sequence_id, now, message.reason)
+        try:
+            return self.scheduler.submit(message.spec, now, message.arrived_seconds)
+        except Refusal as refusal:
+            return [Output(message.spec.id, refusal=refusal)]
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything, now or after a result comes in."""
+        return self.scheduler.has_work
+
+    def status(self, now: float) -> ModelStatus:
+        """A snapshot for other threads."""
+        scheduler, cache = self.scheduler, self.scheduler.cache
+        return ModelStatus(
+            name=self.name,
+            batch_size=scheduler.running,
+            max_batch_size=scheduler.geometry.max_batch,
+            waiting=scheduler.waiting,
+            max_waiting=scheduler.limits.max_waiting,
+            blocks_total=cache.total,
+            blocks_free=cache.free,
+            blocks_held=cache.held,
+            blocks_idle=cache.idle,
+            block_size_tokens=cache.block_size,
+            estimated_wait_seconds=scheduler.estimated_wait_seconds(now),
+            fingerprint=self.executor.fingerprint,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message and the name of the model it is for."""
+
+    model: str
+    message: Submit | Cancel
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one turn of the loop hands out: outputs, a status when a fresh one is due.
+
+    `failure` says that the thread has ended for a reason that is a bug of ours; no report follows.
+    """
+
+    model: str
+    outputs: list[Output]
+    status: ModelStatus | None
+    failure: str | None = None
+
+
+class EngineThread(threading.Thread):
+    """Runs engines until told to stop. `deliver` is called in this thread and must not block."""
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        deliver: Callable[[Report], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name="ridgeline-engine", daemon=True)
+        self._engines = {engine.name: engine for engine in engines}
+        self._deliver = deliver
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
+        self._status_due = dict.fromkeys(self._engines, 0.0)
+
+    def send(self, model: str, message: Submit | Cancel) -> None:
+        """Put a message into the inbox; from any thread."""
+        self._inbox.put(Envelope(model, message))
+
+    def stop(self) -> None:
+        """End after the step in progress; sequences that still run get no further output."""
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        """Turns until stopped: messages, then one step of every engine that has work."""
+        try:
+            while self._receive():
+                for engine in self._engines.values():
+                    if engine.has_work:
+                        self._report(engine, engine.step(self._clock))
+        except Exception as error:
+            logger.exception("the engine thread ends")
+            for name in self._engines:
+                self._deliver(Report(name, [], None, failure=f"{type(error).__name__}: {error}"))
+        finally:
+            for engine in self._engines.values():
+                engine.executor.close()
+
+    def _receive(self) -> bool:
+        """Take all messages there are, waiting for one when no engine has work; False to stop."""
+        idle = not any(engine.has_work for engine in self._engines.values())
+        if idle:
+            for engine in self._engines.values():
+                self._report(engine, [], force=True)
+        while True:
+            try:
+                envelope = self._inbox.get(block=idle)
+            except queue.Empty:
+                return True
+            if envelope is None:
+                return False
+            idle = False
+            engine = self._engines[envelope.model]
+            self._report(engine, engine.handle(envelope.message, self._clock()))
+
+    def _report(self, engine: Engine, outputs: list[Output], force: bool = False) -> None:
+        now = self._clock()
+        status = None
+        if force or now >= self._status_due[engine.name]:
+            status = engine.status(now)
+            self._status_due[engine.name] = now + STATUS_SECONDS
+            engine.meter.observe(engine.scheduler, now)
+        if outputs or status is not None:
+            self._deliver(Report(engine.name, outputs, status))

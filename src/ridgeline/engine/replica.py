@@ -1,0 +1,358 @@
+"""A replica: the `Backend` that turns requests into sequences and outputs back into deltas.
+
+Lives in the server's event loop; the engines live in their threads. Between them go messages.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+from ridgeline.engine.answer import Answer
+from ridgeline.engine.core.messages import Cancel, Output, Submit
+from ridgeline.engine.core.sequence import SequenceSpec
+from ridgeline.engine.loop import Engine, EngineThread, Report
+from ridgeline.engine.served import ServedModel
+from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status
+from ridgeline.telemetry.records import RequestRecord
+
+LONG_TEXT_CHARACTERS = 16_384
+"""Longer texts are tokenised in a thread, so that they do not hold up everybody's stream."""
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A request in flight: its answers by sequence id, and what the engine has said of them."""
+
+    served: ServedModel
+    request: Request
+    answers: dict[str, Answer]
+    mailbox: asyncio.Queue[Output]
+
+
+class Replica:
+    """Serves several models of one process. Use from one event loop; `start` first."""
+
+    def __init__(self, models: Sequence[ServedModel], engine_groups: Sequence[Sequence[Engine]]) -> None:
+        """`engine_groups` are the engines that share a compute thread, one engine a model."""
+        self._models = {served.info.name: served for served in models}
+        self._names = {alias: name for name, s in self._models.items() for alias in (name, *s.info.aliases)}
+        self._groups = engine_groups
+        self._threads: dict[str, EngineThread] = {}
+        self._live: dict[str, _Live] = {}
+        self._live_requests: dict[str, _Live] = {}
+        self._statuses: dict[str, ModelStatus] = {}
+        self._state: str = "starting"
+        self._detail = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engine threads; ready when it returns."""
+        self._loop = asyncio.get_running_loop()
+        for group in self._groups:
+            thread = EngineThread(group, self._deliver)
+            self._threads |= {engine.name: thread for engine in group}
+            thread.start()
+        self._state = "ready"
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Refuse new requests, wait for those in flight, then cancel what is left."""
+        self._state = "draining" if self._state == "ready" else self._state
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
+        except TimeoutError:
+            for request_id in list(self._live_requests):
+                self.cancel(request_id)
+
+    async def close(self) -> None:
+        """Stop the engine threads after the step they are in."""
+        self._state = "draining"
+        for thread in set(self._threads.values()):
+            thread.stop()
+        for thread in set(self._threads.values()):
+            await asyncio.to_thread(thread.join)
+
+    # --- Backend -------------------------------------------------------------------------------
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Models served by this process."""
+        return [served.info for served in self._models.values()]
+
+    def status(self) -> Status:
+        """The engines' latest snapshots."""
+        return Status(
+            self._state,  # type: ignore[arg-type]
+            tuple(self._statuses.values()),
+            self._detail,
+            len(self._live_requests),
+        )
+
+    def cancel(self, request_id: str) -> None:
+        """End a request's unfinished answers; their streams end with finish `cancelled`."""
+        live = self._live_requests.get(request_id)
+        if live is not None:
+            self._cancel_unfinished(live)
+
+    async def tokenize(
+        self, model: str, text: str | None = None, messages: Sequence[Message] | None = None
+    ) -> list[int]:
+        """Token ids as the engine would see them."""
+        return list(await self._encode(self._resolve(model), text, messages, False))
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        served = self._resolve(model)
+        _check_ids(token_ids, served.tokenizer.vocab_size, "tokens")
+        return served.tokenizer.decode(token_ids)
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        """Stream the deltas of all `n` answers, interleaved as the steps give them."""
+        if self._state != "ready":
+            code = "shutting_down" if self._state == "draining" else "no_replica"
+            raise Refusal(code, f"this server is {self._state}{self._detail and ': ' + self._detail}")
+        served = self._resolve(request.model)
+        prompt = await self._prompt(served, request)
+        live = self._register(served, request, prompt)
+        recorder = _Recorder(served, request, len(prompt))
+        try:
+            while live.answers:
+                for delta in self._assemble(live, recorder, await _all_of(live.mailbox)):
+                    yield delta
+            recorder.outcome = recorder.outcome or "stop"
+        except Refusal as refusal:
+            recorder.outcome = refusal.code
+            raise
+        finally:
+            self._forget(live)
+            recorder.close()
+
+    # --- a request's way in --------------------------------------------------------------------
+
+    def _resolve(self, model: str) -> ServedModel:
+        name = self._names.get(model)
+        if name is None:
+            served = ", ".join(sorted(self._models))
+            raise Refusal(
+                "model_not_found", f"model {model!r} is not served here; there are: {served}", param="model"
+            )
+        return self._models[name]
+
+    async def _prompt(self, served: ServedModel, request: Request) -> tuple[int, ...]:
+        if isinstance(request.prompt, tuple):
+            _check_ids(request.prompt, served.tokenizer.vocab_size, "prompt")
+            return request.prompt
+        return tuple(
+            await self._encode(served, request.prompt, request.messages, request.continue_final_message)
+        )
+
+    async def _encode(
+        self,
+        served: ServedModel,
+        text: str | None,
+        messages: Sequence[Message] | None,
+        continue_final_message: bool,
+    ) -> Sequence[int]:
+        tokenizer = served.tokenizer
+
+        def encode() -> Sequence[int]:
+            if messages is not None:
+                return tokenizer.encode_chat(messages, continue_final_message=continue_final_message)
+            return tokenizer.encode(text or "")
+
+        length = len(text or "") + sum(len(m.content) for m in messages or ())
+        # The longest token of a vocabulary is some 20 characters on average texts; 64 per token
+        # is past any prompt that could fit, and tokenising it would only burn a core.
+        limit = 64 * served.info.max_context_tokens
+        if length > limit:
+            raise Refusal(
+                "context_length_exceeded",
+                f"the prompt has {length} characters; with a context of "
+                f"{served.info.max_context_tokens} tokens at most {limit} are looked at",
+                param="messages" if messages is not None else "prompt",
+            )
+        return encode() if length <= LONG_TEXT_CHARACTERS else await asyncio.to_thread(encode)
+
+    def _register(self, served: ServedModel, request: Request, prompt: tuple[int, ...]) -> _Live:
+        if request.id in self._live_requests:
+            raise Refusal("invalid_request", f"request id {request.id} is in use", param="id")
+        seed = request.sampling.seed if request.sampling.seed is not None else random.getrandbits(62)
+        max_tokens = self._max_tokens(served, request, len(prompt))
+        live = _Live(served, request, {}, asyncio.Queue())
+        thread = self._threads[served.info.name]
+        stop_ids = set(request.stopping.stop_token_ids)
+        if not request.stopping.ignore_eos:
+            stop_ids |= served.tokenizer.eos_token_ids
+        specs = [
+            SequenceSpec(
+                id=f"{request.id}/{index}",
+                prompt=prompt,
+                sampling=replace(request.sampling, seed=seed + index),
+                max_tokens=max_tokens,
+                stop_token_ids=frozenset(stop_ids),
+                min_tokens=request.stopping.min_tokens,
+                priority=request.priority,
+                tenant=request.tenant,
+            )
+            for index in range(request.n)
+        ]
+        for index, spec in enumerate(specs):
+            live.answers[spec.id] = Answer(
+                index,
+                prompt,
+                request.stopping,
+                served.tokenizer,
+                echo=request.echo,
+                logprobs=request.sampling.logprobs is not None,
+            )
+            self._live[spec.id] = live
+        self._live_requests[request.id] = live
+        self._idle.clear()
+        for spec in specs:
+            thread.send(served.info.name, Submit(spec, request.received_seconds))
+        return live
+
+    def _max_tokens(self, served: ServedModel, request: Request, prompt_tokens: int) -> int:
+        """The answer's limit: what was asked for, else what the context leaves."""
+        limit = served.info.max_context_tokens
+        asked = request.stopping.max_tokens
+        if prompt_tokens + (asked if asked is not None else 1) > limit:
+            raise Refusal(
+                "context_length_exceeded",
+                f"the prompt has {prompt_tokens} tokens"
+                + (f" and max_tokens is {asked}" if asked is not None else "")
+                + f", but the context of {served.info.name} holds {limit}",
+                param="messages" if request.messages is not None else "prompt",
+            )
+        return limit - prompt_tokens if asked is None else asked
+
+    # --- an answer's way out -------------------------------------------------------------------
+
+    def _deliver(self, report: Report) -> None:
+        """From an engine thread into the loop, once per step."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._receive, report)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            return
+
+    def _receive(self, report: Report) -> None:
+        if report.status is not None:
+            self._statuses[report.model] = report.status
+        if report.failure is not None:
+            self._state, self._detail = "failed", report.failure
+            refusal = Refusal("internal_error", f"the engine stopped: {report.failure}")
+            for sequence_id, live in self._live.items():
+                live.mailbox.put_nowait(Output(sequence_id, refusal=refusal))
+        for output in report.outputs:
+            if (addressee := self._live.get(output.sequence_id)) is not None:
+                addressee.mailbox.put_nowait(output)
+
+    def _assemble(self, live: _Live, recorder: "_Recorder", outputs: list[Output]) -> list[Delta]:
+        """Join the outputs of each answer into one delta."""
+        deltas = []
+        by_sequence: dict[str, list[Output]] = {}
+        for output in outputs:
+            if output.refusal is not None:
+                raise output.refusal
+            by_sequence.setdefault(output.sequence_id, []).append(output)
+        for sequence_id, of_answer in by_sequence.items():
+            answer = live.answers.get(sequence_id)
+            if answer is None:
+                continue  # ended by a stop string; the engine was told
+            delta = answer.push(of_answer)
+            recorder.observe(of_answer, delta)
+            if answer.finished:
+                del live.answers[sequence_id]
+                del self._live[sequence_id]
+                if of_answer[-1].finish is None:
+                    self._send_cancel(live, sequence_id, "stop")
+            if delta is not None:
+                deltas.append(delta)
+        return deltas
+
+    def _send_cancel(self, live: _Live, sequence_id: str, reason: str) -> None:
+        name = live.served.info.name
+        self._threads[name].send(name, Cancel(sequence_id, "stop" if reason == "stop" else "cancelled"))
+
+    def _cancel_unfinished(self, live: _Live) -> None:
+        for sequence_id in live.answers:
+            self._send_cancel(live, sequence_id, "cancelled")
+
+    def _forget(self, live: _Live) -> None:
+        """The stream is over, for whatever reason: free what the engine still holds for it."""
+        self._cancel_unfinished(live)
+        for sequence_id in live.answers:
+            self._live.pop(sequence_id, None)
+        del self._live_requests[live.request.id]
+        if not self._live_requests:
+            self._idle.set()
+
+
+async def _all_of(mailbox: asyncio.Queue[Output]) -> list[Output]:
+    """Everything that has come, at least one: a slow reader gets fewer, larger deltas."""
+    outputs = [await mailbox.get()]
+    while not mailbox.empty():
+        outputs.append(mailbox.get_nowait())
+    return outputs
+
+
+def _check_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise Refusal(
+                "invalid_request",
+                f"{param} has token id {token_id}, but ids go from 0 to {vocab_size - 1}",
+                param=param,
+            )
+
+
+class _Recorder:
+    """Times a request for the metrics; TTFT counts from receipt at the server."""
+
+    def __init__(self, served: ServedModel, request: Request, prompt_tokens: int) -> None:
+        self.outcome: str | None = None
+        self._served = served
+        self._received = request.received_seconds or time.monotonic()
+        self._prompt_tokens = prompt_tokens
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._queue_seconds: float | None = None
+        self._first: float | None = None
+        self._last: dict[str, float] = {}
+
+    def observe(self, outputs: Sequence[Output], delta: Delta | None) -> None:
+        """Outputs of one answer arrived together."""
+        now = time.monotonic()
+        count = sum(len(output.token_ids) for output in outputs)
+        sequence_id = outputs[0].sequence_id
+        self._queue_seconds = outputs[0].queue_seconds
+        self._cached_tokens = max(self._cached_tokens, outputs[0].cached_tokens)
+        if not count:
+            return
+        self._completion_tokens += count
+        if self._first is None:
+            self._first = now - self._received
+        if sequence_id in self._last:
+            self._served.meter.inter_token((now - self._last[sequence_id]) / count, count)
+        self._last[sequence_id] = now
+        if delta is not None and delta.finish is not None and self.outcome is None:
+            self.outcome = delta.finish
+
+    def close(self) -> None:
+        """The request is over; without an outcome its client went away."""
+        self._served.meter.finished(
+            RequestRecord(
+                outcome=self.outcome or "cancelled",
+                queue_seconds=self._queue_seconds,
+                time_to_first_token_seconds=self._first,
+                request_seconds=time.monotonic() - self._received,
+                prompt_tokens=self._prompt_tokens,
+                completion_tokens=self._completion_tokens,
+                cached_tokens=self._cached_tokens,
+            )
+        )
