@@ -1,0 +1,63 @@
+"""Where fetched models lie, and how one is put there without ever being half there."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+from ridgeline.models.errors import ModelError
+
+_TEMPORARY = "fetching-"
+
+
+def cache_dir() -> Path:
+    """The directory of fetched models: `RIDGELINE_CACHE`, or the user's cache directory."""
+    return Path(os.environ.get("RIDGELINE_CACHE") or user_cache_dir("ridgeline")) / "models"
+
+
+@contextmanager
+def staging_dir(root: Path) -> Iterator[Path]:
+    """A fresh directory in `root`, on the same file system, removed whatever happens.
+
+    Raises:
+        ModelError: when the disk is full or `root` cannot be written.
+    """
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what a full, read-only or forbidden disk raises into a `ModelError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from error
+        raise ModelError(
+            f"{path} cannot be written ({error.strerror}); set RIDGELINE_CACHE to a directory that can."
+        ) from error
+
+
+def disk_full(path: Path) -> ModelError:
+    """The error for a file system without room for the model."""
+    return ModelError(
+        f"the disk with {path} is full; free some space there or set RIDGELINE_CACHE to another disk."
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
