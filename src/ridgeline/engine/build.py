@@ -81,11 +81,10 @@ def build_replica(
 
 
 def _info(name: str, files: ModelFiles, executor: Executor) -> ModelInfo:
-    geometry = executor.geometry
     return ModelInfo(
         name=name,
         created=int(time.time()),
-        max_context_tokens=min(geometry.max_context_tokens, geometry.blocks * geometry.block_size_tokens),
+        max_context_tokens=executor.geometry.longest_sequence_tokens,
         vocab_size=files.config.vocab,
         parameters=files.config.shape().parameters(),
         aliases=(files.name,) if files.name != name else (),

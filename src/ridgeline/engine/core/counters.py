@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, fields
 
+from ridgeline.engine.core.sequence import Sequence
+from ridgeline.kvcache import Match
+
 
 @dataclass(slots=True)
 class Counters:
@@ -19,6 +22,17 @@ class Counters:
     recomputed_preempted: int = 0
     preemptions: int = 0
     evicted_blocks: int = 0
+
+    def count(self, match: Match, sequence: Sequence) -> None:
+        """A sequence is admitted with this match; after a preemption it counts as recomputing."""
+        if sequence.preemptions:
+            self.recomputed_preempted += max(0, sequence.reached - match.hit)
+            return
+        self.hit += match.hit
+        self.evicted += match.evicted
+        self.cold += match.cold
+        self.short += match.short
+        self.recomputed_evicted += match.evicted
 
     def since(self, earlier: "Counters") -> "Counters":
         """Difference to an earlier copy."""

@@ -119,6 +119,11 @@ class Geometry:
     max_batch: int
     max_context_tokens: int
 
+    @property
+    def longest_sequence_tokens(self) -> int:
+        """Prompt and answer of a sequence that has the whole cache to itself."""
+        return min(self.max_context_tokens, self.blocks * self.block_size_tokens)
+
 
 @dataclass(slots=True)
 class Handle:

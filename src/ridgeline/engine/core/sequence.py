@@ -90,6 +90,11 @@ class Sequence:
         return self.generated + self.drawing < self.spec.max_tokens and self.remaining > 0
 
     @property
+    def queue_seconds(self) -> float | None:
+        """From arrival to first admission; None while never admitted."""
+        return None if self.admitted_seconds is None else self.admitted_seconds - self.arrived_seconds
+
+    @property
     def scores_prompt(self) -> bool:
         """Whether prompt positions need logits, which a cached prefix cannot give."""
         return self.spec.sampling.prompt_logprobs is not None
