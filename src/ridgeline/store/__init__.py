@@ -1,0 +1,1 @@
+"""Conversations in SQL: SQLite by default, PostgreSQL by its URL."""

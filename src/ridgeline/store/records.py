@@ -1,0 +1,52 @@
+"""The rows as plain values; what passes between the store and its users."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["user", "assistant"]
+MessageStatus = Literal["complete", "streaming", "stopped", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation of one tenant. Times are milliseconds since 1970."""
+
+    id: str
+    tenant: str
+    title: str
+    model: str
+    created_ms: int
+    updated_ms: int
+    deleted_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One message; a conversation is a tree of them, joined by `parent_id`.
+
+    Attributes:
+        position: how many ancestors the message has.
+        finish: why a complete answer ended (`stop` or `length`).
+        error_code: for `failed` and `interrupted`, what happened; codes as in `protocol.errors`,
+            and `abandoned`, `server_stopped`.
+        context_from: position of the oldest message that the model was shown for this answer.
+    """
+
+    id: str
+    conversation_id: str
+    parent_id: str | None
+    position: int
+    role: Role
+    content: str
+    status: MessageStatus
+    created_ms: int
+    model: str = ""
+    finish: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    context_from: int = 0
+    first_token_ms: int | None = None
+    finished_ms: int | None = None

@@ -1,0 +1,162 @@
+"""The queries. Plain SQL by SQLAlchemy Core, the same for SQLite and PostgreSQL."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ridgeline.store import database as db
+from ridgeline.store.errors import SchemaTooNewError, StoreError, explain
+from ridgeline.store.records import Conversation, StoredMessage
+from ridgeline.store.tables import conversations, messages
+
+
+class Store:
+    """Conversations of all tenants in one database.
+
+    Every method raises `StoreError` where the database cannot be read or written. Nothing is
+    connected before `open`, which must run in the event loop that uses the store.
+    """
+
+    def __init__(self, database: str | Path) -> None:
+        self.database = database
+        self.problem: str | None = None
+        self._engine: AsyncEngine | None = None
+
+    async def open(self, *, or_memory: bool = False) -> None:
+        """Connect, and bring the schema up to date.
+
+        Args:
+            or_memory: where the database cannot be opened, keep conversations in memory and say
+                so in `problem`. A schema that is too new is an error all the same.
+        """
+        try:
+            self._engine = await db.open_database(self.database)
+        except SchemaTooNewError:
+            raise
+        except StoreError as error:
+            if not or_memory:
+                raise
+            self.problem = f"{error} Until the next start they are kept in memory only."
+            self._engine = await db.open_database(db.MEMORY)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._engine is not None:
+            await self._engine.dispose()
+            self._engine = None
+
+    async def save(
+        self, conversation: Conversation | None = None, rows: Sequence[StoredMessage] = ()
+    ) -> None:
+        """Insert or update a conversation and messages (parents first) in one transaction."""
+        async with self._transaction() as connection:
+            if conversation is not None:
+                await _upsert(connection, conversations, asdict(conversation))
+            for row in rows:
+                await _upsert(connection, messages, asdict(row))
+
+    async def conversations(
+        self, tenant: str, *, limit: int = 100, before_ms: int | None = None
+    ) -> list[Conversation]:
+        """The tenant's conversations, newest first; `before_ms` continues an earlier page."""
+        query = select(conversations).where(
+            conversations.c.tenant == tenant, conversations.c.deleted_ms.is_(None)
+        )
+        if before_ms is not None:
+            query = query.where(conversations.c.updated_ms < before_ms)
+        query = query.order_by(conversations.c.updated_ms.desc(), conversations.c.id).limit(limit)
+        async with self._transaction() as connection:
+            return [Conversation(**row) for row in (await connection.execute(query)).mappings()]
+
+    async def count_conversations(self, tenant: str) -> int:
+        """How many conversations the tenant has."""
+        query = select(func.count()).where(
+            conversations.c.tenant == tenant, conversations.c.deleted_ms.is_(None)
+        )
+        async with self._transaction() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def conversation(self, tenant: str, conversation_id: str) -> Conversation | None:
+        """One conversation, if it is the tenant's and not deleted."""
+        query = select(conversations).where(
+            conversations.c.id == conversation_id,
+            conversations.c.tenant == tenant,
+            conversations.c.deleted_ms.is_(None),
+        )
+        async with self._transaction() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        return Conversation(**row) if row else None
+
+    async def messages(self, conversation_id: str) -> list[StoredMessage]:
+        """All messages of a conversation, ancestors before descendants, older before newer."""
+        query = (
+            select(messages)
+            .where(messages.c.conversation_id == conversation_id)
+            .order_by(messages.c.position, messages.c.created_ms, messages.c.id)
+        )
+        async with self._transaction() as connection:
+            return [StoredMessage(**row) for row in (await connection.execute(query)).mappings()]
+
+    async def conversation_of(self, tenant: str, message_id: str) -> Conversation | None:
+        """The conversation that a message stands in, if it is the tenant's and not deleted."""
+        query = (
+            select(conversations)
+            .join(messages, messages.c.conversation_id == conversations.c.id)
+            .where(
+                messages.c.id == message_id,
+                conversations.c.tenant == tenant,
+                conversations.c.deleted_ms.is_(None),
+            )
+        )
+        async with self._transaction() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        return Conversation(**row) if row else None
+
+    async def set_deleted(self, tenant: str, conversation_id: str, deleted_ms: int | None) -> bool:
+        """Hide a conversation, or with None bring it back; False where there is none."""
+        change = (
+            update(conversations)
+            .where(conversations.c.id == conversation_id, conversations.c.tenant == tenant)
+            .values(deleted_ms=deleted_ms)
+        )
+        async with self._transaction() as connection:
+            return (await connection.execute(change)).rowcount > 0
+
+    async def purge_deleted(self, until_ms: int) -> int:
+        """Erase conversations hidden at or before a time, with their messages; how many."""
+        change = delete(conversations).where(conversations.c.deleted_ms <= until_ms)
+        async with self._transaction() as connection:
+            return (await connection.execute(change)).rowcount
+
+    async def interrupt_streaming(self, now_ms: int) -> int:
+        """Mark answers that a stopped server left unfinished; how many there were."""
+        change = (
+            update(messages)
+            .where(messages.c.status == "streaming")
+            .values(status="interrupted", error_code="server_stopped", finished_ms=now_ms)
+        )
+        async with self._transaction() as connection:
+            return (await connection.execute(change)).rowcount
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        if self._engine is None:
+            raise StoreError("The database is not open.")
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            raise explain(self.database, error) from error
+
+
+async def _upsert(connection: AsyncConnection, table: Table, values: dict[str, Any]) -> None:
+    key = values["id"]
+    changed = await connection.execute(update(table).where(table.c.id == key).values(**values))
+    if changed.rowcount == 0:
+        await connection.execute(insert(table).values(**values))

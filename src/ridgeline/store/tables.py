@@ -1,0 +1,48 @@
+"""The tables, in words that SQLite and PostgreSQL both understand."""
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(255), nullable=False),
+    Column("title", String(200), nullable=False),
+    Column("model", String(255), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("deleted_ms", BigInteger, index=True),
+    Index(None, "tenant", "updated_ms"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("conversation_id", String(32), ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
+    Column("parent_id", String(32), ForeignKey("messages.id", ondelete="CASCADE"), index=True),
+    Column("position", Integer, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("content", Text, nullable=False),
+    Column("status", String(16), nullable=False, index=True),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("model", String(255), nullable=False),
+    Column("finish", String(16)),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("cached_tokens", Integer),
+    Column("context_from", Integer, nullable=False),
+    Column("first_token_ms", BigInteger),
+    Column("finished_ms", BigInteger),
+    Index(None, "conversation_id", "position"),
+)

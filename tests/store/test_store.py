@@ -1,0 +1,249 @@
+"""The store against real SQLite files, with the failures that disks have."""
+
+import asyncio
+import os
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine
+
+from ridgeline.store import database as db
+from ridgeline.store.errors import SchemaTooNewError, StoreError, explain
+from ridgeline.store.records import Conversation, StoredMessage
+from ridgeline.store.store import Store
+from ridgeline.store.tables import metadata
+
+
+def conversation(name: str = "c1", tenant: str = "ann", updated_ms: int = 10) -> Conversation:
+    return Conversation(name, tenant, f"Title of {name}", "tiny", 1, updated_ms)
+
+
+def message(name: str, parent: str | None = None, position: int = 0, text: str = "Hello") -> StoredMessage:
+    role = "assistant" if position % 2 else "user"
+    return StoredMessage(name, "c1", parent, position, role, text, "complete", 5 + position)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def store(tmp_path: Path):
+    store = Store(tmp_path / "data" / "conversations.db")
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_what_is_saved_comes_back_whole(store: Store) -> None:
+    answer = replace(
+        message("m2", "m1", 1, "Grüße 👋 end"),
+        model="tiny",
+        finish="stop",
+        prompt_tokens=7,
+        completion_tokens=9,
+        cached_tokens=3,
+        context_from=2,
+        first_token_ms=20,
+        finished_ms=30,
+    )
+    await store.save(conversation(), [message("m1"), answer])
+    assert await store.conversation("ann", "c1") == conversation()
+    assert await store.messages("c1") == [message("m1"), answer]
+
+
+async def test_saving_again_updates_and_survives_reopening(store: Store) -> None:
+    await store.save(conversation(), [message("m1")])
+    await store.save(conversation(updated_ms=99), [message("m1", text="Changed")])
+    await store.close()
+    await store.open()
+    assert (await store.conversation("ann", "c1")).updated_ms == 99  # type: ignore[union-attr]
+    assert [row.content for row in await store.messages("c1")] == ["Changed"]
+
+
+async def test_tenants_do_not_see_each_other(store: Store) -> None:
+    await store.save(conversation(), [message("m1")])
+    assert await store.conversations("bob") == []
+    assert await store.conversation("bob", "c1") is None
+    assert await store.conversation_of("bob", "m1") is None
+    assert not await store.set_deleted("bob", "c1", 5)
+    assert await store.count_conversations("bob") == 0
+    assert await store.conversation_of("ann", "m1") == conversation()
+    assert await store.count_conversations("ann") == 1
+
+
+async def test_newest_first_in_pages(store: Store) -> None:
+    for number in range(5):
+        await store.save(conversation(f"c{number}", updated_ms=number))
+    first = await store.conversations("ann", limit=3)
+    rest = await store.conversations("ann", limit=3, before_ms=first[-1].updated_ms)
+    assert [row.id for row in first + rest] == ["c4", "c3", "c2", "c1", "c0"]
+
+
+async def test_deleting_hides_restoring_brings_back_purging_erases(store: Store, tmp_path: Path) -> None:
+    await store.save(conversation(), [message("m1"), message("m2", "m1", 1)])
+    assert await store.set_deleted("ann", "c1", 50)
+    assert await store.conversations("ann") == []
+    assert await store.conversation("ann", "c1") is None
+    assert await store.purge_deleted(49) == 0
+    assert await store.set_deleted("ann", "c1", None)
+    assert await store.conversation("ann", "c1") == conversation()
+    await store.set_deleted("ann", "c1", 50)
+    assert await store.purge_deleted(50) == 1
+    assert await store.messages("c1") == []
+
+
+async def test_unfinished_answers_are_marked_interrupted(store: Store) -> None:
+    await store.save(conversation(), [message("m1"), replace(message("m2", "m1", 1), status="streaming")])
+    assert await store.interrupt_streaming(77) == 1
+    row = (await store.messages("c1"))[1]
+    assert (row.status, row.error_code, row.finished_ms, row.content) == (
+        "interrupted",
+        "server_stopped",
+        77,
+        "Hello",
+    )
+    assert await store.interrupt_streaming(78) == 0
+
+
+async def test_a_failed_save_changes_nothing(store: Store) -> None:
+    with pytest.raises(StoreError):
+        await store.save(conversation(), [message("m2", parent="nobody", position=1)])
+    assert await store.conversation("ann", "c1") is None
+
+
+async def test_many_writers_at_once(store: Store) -> None:
+    await store.save(conversation())
+    await asyncio.gather(*(store.save(None, [message(f"m{n}")]) for n in range(40)))
+    assert len(await store.messages("c1")) == 40
+
+
+async def test_connection_settings_and_private_file(store: Store) -> None:
+    path = Path(store.database)
+    with sqlite3.connect(path) as plain:
+        assert plain.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    async with store._transaction() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA foreign_keys")).scalar() == 1
+        assert (await connection.exec_driver_sql("PRAGMA busy_timeout")).scalar() == 5000
+    assert [os.stat(name).st_mode & 0o077 for name in (path, path.parent)] == [0, 0]
+
+
+async def test_queries_use_their_indexes(store: Store) -> None:
+    async with store._transaction() as connection:
+        for query, index in [
+            (
+                "SELECT id FROM conversations WHERE tenant='a' AND deleted_ms IS NULL ORDER BY updated_ms DESC",
+                "ix_conversations_tenant_updated_ms",
+            ),
+            (
+                "SELECT * FROM messages WHERE conversation_id='a' ORDER BY position",
+                "ix_messages_conversation_id_position",
+            ),
+        ]:
+            plan = str((await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")).all())
+            assert index in plan
+
+
+async def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    store = Store(path)
+    await store.open()
+    await store.close()
+    with sqlite3.connect(path) as plain:
+        plain.execute("UPDATE alembic_version SET version_num='0999'")
+    with pytest.raises(SchemaTooNewError, match=r"has schema 0999.*knows only up to 0001.*upgrade"):
+        await store.open(or_memory=True)
+    with sqlite3.connect(path) as plain:
+        assert plain.execute("SELECT version_num FROM alembic_version").fetchone() == ("0999",)
+
+
+async def test_two_servers_may_make_the_same_file_at_once(tmp_path: Path) -> None:
+    stores = [Store(tmp_path / "both.db") for _ in range(4)]
+    await asyncio.gather(*(store.open() for store in stores))
+    await stores[0].save(conversation())
+    assert await stores[3].conversation("ann", "c1") == conversation()
+    for store in stores:
+        await store.close()
+
+
+async def test_a_folder_that_cannot_be_made_falls_back_to_memory_where_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = Store(tmp_path / "file" / "conversations.db")
+    with pytest.raises(StoreError):
+        await store.open()
+    await store.open(or_memory=True)
+    assert store.problem is not None and "memory only" in store.problem
+    await asyncio.gather(*(store.save(conversation(f"c{n}")) for n in range(5)))
+    assert len(await store.conversations("ann")) == 5
+    await store.close()
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("These are my notes, and no database at all. " * 50)
+    with pytest.raises(StoreError, match="not a database"):
+        await Store(path).open()
+    assert path.read_text().startswith("These are my notes")
+
+
+async def test_a_full_database_is_one_sentence(store: Store) -> None:
+    await store.save(conversation(), [message("m1")])
+    async with store._engine.connect() as connection:  # type: ignore[union-attr]
+        pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar()
+    await store.close()
+
+    def limit(connection, _):  # type: ignore[no-untyped-def]
+        connection.cursor().execute(f"PRAGMA max_page_count={pages}")
+
+    await store.open()
+    from sqlalchemy import event
+
+    event.listen(store._engine.sync_engine, "connect", limit)  # type: ignore[union-attr]
+    await store._engine.dispose()  # type: ignore[union-attr]
+    with pytest.raises(StoreError, match=r"cannot be saved in .*conversations\.db: the disk is full"):
+        await store.save(None, [message("m2", text="x" * 1_000_000)])
+    assert len(await store.messages("c1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device"), "disk is full"),
+        (PermissionError(13, "Permission denied"), "permissions"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "read-only"),
+        (sqlite3.OperationalError("database is locked"), "another process"),
+        (sqlite3.DatabaseError("database disk image is malformed"), "damaged"),
+        (RuntimeError("something else\nsecond line"), "something else"),
+    ],
+)
+def test_failures_are_explained(error: Exception, says: str) -> None:
+    text = str(explain("/data/x.db", error))
+    assert says in text and "/data/x.db" in text and "\n" not in text
+
+
+def test_the_migrations_make_the_tables_of_the_code(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'm.db'}")
+    with engine.begin() as connection:
+        db._upgrade(connection)
+        assert _differences(connection) == []
+    engine.dispose()
+
+
+def _differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, metadata))
+
+
+def test_the_known_schema_version_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(db._MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == db.SCHEMA_VERSION
+
+
+def test_the_default_database_is_in_the_users_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
+    if os.name == "posix" and os.uname().sysname == "Linux":
+        assert db.default_path() == Path("/somewhere/ridgeline/conversations.db")
+    assert db.default_path().name == "conversations.db"
