@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP surface; talks to a `Backend` and knows neither engine nor fleet."""

@@ -1,0 +1,106 @@
+"""`/v1/chat/completions`."""
+
+from collections.abc import Iterable, Sequence
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from ridgeline.api.answers import Envelope, UsageSum, collect, complete, envelope, finite, nobody, stream
+from ridgeline.api.convert import chat_request, check_stream_options
+from ridgeline.api.models import find_model
+from ridgeline.api.schemas_chat import ChatRequest
+from ridgeline.api.streaming import Gone
+from ridgeline.api.unsupported import CHAT
+from ridgeline.api.validation import ClientGone, read_json
+from ridgeline.protocol import Backend, Delta, Request, TokenLogprob
+
+router = APIRouter(prefix="/v1/chat/completions")
+
+
+@router.post("")
+async def create(http: HttpRequest) -> Response:
+    """Answer a conversation, whole or as a stream."""
+    try:
+        body = await read_json(http, ChatRequest, CHAT)
+    except ClientGone:
+        return nobody()
+    check_stream_options(body)
+    backend: Backend = http.app.state.backend
+    request = chat_request(body, find_model(backend, body.model), http.state.tenant)
+    around = envelope(backend, body, [request])
+    if body.stream:
+        options = body.stream_options
+        return stream(
+            http, backend, [request], _Chunks(around, request, bool(options and options.include_usage))
+        )
+    try:
+        answers, usage = await collect(http, backend, [request])
+    except Gone:
+        return nobody()
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": "".join(answer.text), "refusal": None},
+            "logprobs": _logprobs(answer.logprobs) if request.sampling.logprobs is not None else None,
+            "finish_reason": answer.finish,
+            "stop_reason": answer.stop_reason,
+        }
+        for index, answer in enumerate(answers)
+    ]
+    return complete(around.wrap("chat.completion", choices) | {"usage": usage.as_json()}, request.model)
+
+
+class _Chunks:
+    def __init__(self, around: Envelope, request: Request, include_usage: bool) -> None:
+        self._around = around
+        self._request = request
+        self._usage = UsageSum(1) if include_usage else None
+
+    def opening(self) -> Iterable[object]:
+        """A chunk with the role for each answer."""
+        for index in range(self._request.n):
+            yield self._chunk(index, {"role": "assistant", "content": ""})
+
+    def of(self, position: int, delta: Delta) -> Iterable[object]:
+        """A chunk with the text, and one with the reason where the answer ends."""
+        if self._usage is not None:
+            self._usage.add(position, delta)
+        if delta.text or delta.logprobs:
+            yield self._chunk(delta.index, {"content": delta.text}, logprobs=delta.logprobs)
+        if delta.finish is not None:
+            yield self._chunk(delta.index, {}, finish=delta.finish, stop_reason=delta.stop_reason)
+
+    def closing(self) -> Iterable[object]:
+        """The usage, if asked for."""
+        if self._usage is not None:
+            yield self._around.wrap("chat.completion.chunk", []) | {"usage": self._usage.as_json()}
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, str],
+        *,
+        logprobs: Sequence[TokenLogprob] | None = None,
+        finish: str | None = None,
+        stop_reason: str | int | None = None,
+    ) -> dict[str, object]:
+        choice: dict[str, object] = {
+            "index": index,
+            "delta": delta,
+            "logprobs": _logprobs(logprobs) if logprobs else None,
+            "finish_reason": finish,
+        }
+        if finish is not None:
+            choice["stop_reason"] = stop_reason
+        chunk = self._around.wrap("chat.completion.chunk", [choice])
+        return chunk if self._usage is None else chunk | {"usage": None}
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, object]:
+    content = [_token(token) | {"top_logprobs": [_token(other) for other in token.top]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: TokenLogprob) -> dict[str, object]:
+    return {"token": token.text, "logprob": finite(token.logprob), "bytes": list(token.text_bytes)}

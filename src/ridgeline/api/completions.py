@@ -1,0 +1,120 @@
+"""`/v1/completions`."""
+
+from collections.abc import Iterable, Sequence
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from ridgeline.api.answers import Envelope, UsageSum, collect, complete, envelope, finite, nobody, stream
+from ridgeline.api.convert import check_stream_options, completion_requests
+from ridgeline.api.models import find_model
+from ridgeline.api.schemas_completions import CompletionRequest
+from ridgeline.api.streaming import Gone
+from ridgeline.api.unsupported import COMPLETIONS
+from ridgeline.api.validation import ClientGone, read_json
+from ridgeline.protocol import Backend, Delta, Request, TokenLogprob
+
+router = APIRouter(prefix="/v1/completions")
+
+
+@router.post("")
+async def create(http: HttpRequest) -> Response:
+    """Continue one or several prompts, whole or as a stream."""
+    try:
+        body = await read_json(http, CompletionRequest, COMPLETIONS)
+    except ClientGone:
+        return nobody()
+    check_stream_options(body)
+    backend: Backend = http.app.state.backend
+    requests = completion_requests(body, find_model(backend, body.model), http.state.tenant)
+    around = envelope(backend, body, requests)
+    if body.stream:
+        options = body.stream_options
+        return stream(
+            http, backend, requests, _Chunks(around, requests, bool(options and options.include_usage))
+        )
+    try:
+        answers, usage = await collect(http, backend, requests)
+    except Gone:
+        return nobody()
+    choices = [
+        _choice(
+            index,
+            "".join(answer.text),
+            _logprobs(answer.logprobs, 0) if body.logprobs is not None else None,
+            answer.finish,
+            answer.stop_reason,
+        )
+        for index, answer in enumerate(answers)
+    ]
+    return complete(around.wrap("text_completion", choices) | {"usage": usage.as_json()}, requests[0].model)
+
+
+class _Chunks:
+    def __init__(self, around: Envelope, requests: Sequence[Request], include_usage: bool) -> None:
+        self._around = around
+        self._n = requests[0].n
+        self._offsets = [0] * (self._n * len(requests))
+        self._usage = UsageSum(len(requests)) if include_usage else None
+
+    def opening(self) -> Iterable[object]:
+        """Nothing: completions have no roles."""
+        return ()
+
+    def of(self, position: int, delta: Delta) -> Iterable[object]:
+        """One chunk with the text, and the reason where the answer ends."""
+        if self._usage is not None:
+            self._usage.add(position, delta)
+        if not (delta.text or delta.logprobs or delta.finish):
+            return
+        index = position * self._n + delta.index
+        logprobs = _logprobs(delta.logprobs, self._offsets[index]) if delta.logprobs else None
+        self._offsets[index] += sum(len(token.text) for token in delta.logprobs or ())
+        choice = _choice(index, delta.text, logprobs, delta.finish, delta.stop_reason)
+        chunk = self._around.wrap("text_completion", [choice])
+        yield chunk if self._usage is None else chunk | {"usage": None}
+
+    def closing(self) -> Iterable[object]:
+        """The usage, if asked for."""
+        if self._usage is not None:
+            yield self._around.wrap("text_completion", []) | {"usage": self._usage.as_json()}
+
+
+def _choice(
+    index: int,
+    text: str,
+    logprobs: dict[str, object] | None,
+    finish: str | None,
+    stop_reason: str | int | None,
+) -> dict[str, object]:
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": finish,
+        "stop_reason": stop_reason,
+    }
+
+
+def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, object]:
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [finite(token.logprob) for token in tokens],
+        "top_logprobs": [_top(token) for token in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _top(token: TokenLogprob) -> dict[str, float | None] | None:
+    """Alternatives by text, the chosen token among them; the likelier of two with the same text stays."""
+    if token.logprob is None:
+        return None
+    top: dict[str, float | None] = {}
+    for other in (*sorted(token.top, key=lambda one: -(one.logprob or 0.0)), token):
+        top.setdefault(other.text, finite(other.logprob))
+    return top

@@ -1,0 +1,45 @@
+"""Liveness, readiness and metrics: three answers that no load balancer should confuse."""
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ridgeline.protocol import Backend
+from ridgeline.telemetry.metrics import Metrics
+
+router = APIRouter(prefix="/health")
+metrics_router = APIRouter()
+
+
+@router.api_route("/live", methods=["GET", "HEAD"])
+async def live() -> Response:
+    """200 as long as the process answers."""
+    return _json({"status": "alive"}, 200)
+
+
+@router.api_route("/ready", methods=["GET", "HEAD"])
+async def ready(request: Request) -> Response:
+    """200 while new requests are taken, else 503 with the reason. Full is still ready."""
+    backend: Backend = request.app.state.backend
+    status = backend.status()
+    full = bool(status.models) and all(model.waiting >= model.max_waiting for model in status.models)
+    body = {"status": status.state, "detail": status.detail, "full": full}
+    return _json(body, 200 if status.state == "ready" else 503)
+
+
+@metrics_router.get("/metrics")
+async def prometheus(request: Request) -> Response:
+    """All metrics in Prometheus' text format."""
+    metrics: Metrics = request.app.state.metrics
+    text, content_type = metrics.render()
+    return Response(text, headers={"content-type": content_type})
+
+
+def _json(body: dict[str, object], status: int) -> Response:
+    return Response(
+        orjson.dumps(body),
+        status_code=status,
+        media_type="application/json",
+        headers={"cache-control": "no-store"},
+    )

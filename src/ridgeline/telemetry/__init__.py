@@ -1,0 +1,1 @@
+"""Metric definitions, the step meter, and sliding windows."""
