@@ -18,6 +18,7 @@ from ridgeline.models.files import ModelFiles, open_model, random_model
 from ridgeline.protocol import ModelInfo
 from ridgeline.roofline import Hardware, find_hardware
 from ridgeline.telemetry.metrics import Metrics
+from ridgeline.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +68,15 @@ def build_replica(
         started = time.monotonic()
         executor, cost_model = _executor(files, options)
         on_phase(f"load {name}", time.monotonic() - started)
-        meter = metrics.engine(name)
+        geometry = executor.geometry
+        meter = metrics.engine(
+            name, block_size_tokens=geometry.block_size_tokens, blocks_total=geometry.blocks
+        )
         limits = Limits(
-            max_batch_tokens=max(options.max_batch_tokens, executor.geometry.max_batch),
+            max_batch_tokens=options.max_batch_tokens,
             max_waiting=options.max_waiting,
         )
-        scheduler = Scheduler(executor.geometry, limits)
+        scheduler = Scheduler(geometry, limits)
         engines.append(Engine(name, scheduler, executor, StepMeter(cost_model, meter)))
         served.append(ServedModel(_info(name, files, executor), files.tokenizer, meter))
     # On the CPU all engines share one compute thread; simulated devices only sleep.
@@ -122,6 +126,7 @@ def _hardware(name: str) -> Hardware:
 def _simulated(
     files: ModelFiles, options: EngineOptions, context: int, hardware: Hardware
 ) -> tuple[Executor, CostModel]:
+    from ridgeline.engine.executors.clock import RealClock
     from ridgeline.engine.executors.simulated import SimulatedExecutor
 
     dtype = "bfloat16" if options.dtype == "auto" else options.dtype
@@ -134,5 +139,16 @@ def _simulated(
         kv_memory_bytes=options.kv_memory_bytes,
         max_batch=options.max_batch,
         max_context_tokens=context,
+        depth=1,
+        clock=RealClock(),
+        allowed_token_ids=_words(files.tokenizer),
+        eos_token_id=min(files.tokenizer.eos_token_ids, default=None),
     )
     return executor, CostModel(shape, hardware, dtype)
+
+
+def _words(tokenizer: Tokenizer) -> list[int] | None:
+    """Tokens that read as words (or, in a vocabulary of bytes, as letters) for made-up answers."""
+    texts = {i: tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size) if not tokenizer.is_special(i)}
+    words = [i for i, text in texts.items() if text[:1] == b" " and len(text) > 3 and text[1:].isalpha()]
+    return words or [i for i, text in texts.items() if text.isalpha() or text == b" "] or None

@@ -191,6 +191,7 @@ class EngineThread(threading.Thread):
         if force or now >= self._status_due[engine.name]:
             status = engine.status(now)
             self._status_due[engine.name] = now + STATUS_SECONDS
-            engine.meter.observe(engine.scheduler, now)
+            if not engine.has_work:
+                engine.meter.idle(engine.scheduler, now)
         if outputs or status is not None:
             self._deliver(Report(engine.name, outputs, status))

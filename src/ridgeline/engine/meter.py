@@ -6,7 +6,7 @@ from ridgeline.engine.core.counters import Counters
 from ridgeline.engine.core.plan import StepPlan
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.roofline import Hardware, ModelShape, StepCost, Work, headroom, step_cost
-from ridgeline.telemetry.metrics import EngineMeter
+from ridgeline.telemetry.meter import EngineMeter
 from ridgeline.telemetry.records import Resource, StepRecord
 
 
@@ -73,7 +73,6 @@ class StepMeter:
                 device_seconds=device_seconds,
                 batch_size=len(plan.rows),
                 batch_tokens=plan.tokens,
-                running=scheduler.running,
                 waiting=scheduler.waiting,
                 blocks_total=cache.total,
                 blocks_free=cache.free,
@@ -90,18 +89,9 @@ class StepMeter:
         self._last_ended = ended
         self._count(scheduler.counters)
 
-    def observe(self, scheduler: Scheduler, now: float) -> None:
-        """Bring the gauges up to date between steps."""
-        cache = scheduler.cache
-        self._meter.load(
-            now,
-            running=scheduler.running,
-            waiting=scheduler.waiting,
-            blocks_total=cache.total,
-            blocks_free=cache.free,
-            blocks_held=cache.held,
-            blocks_idle=cache.idle,
-        )
+    def idle(self, scheduler: Scheduler, now: float) -> None:
+        """Nothing runs or waits."""
+        self._meter.idle(now, blocks_held=scheduler.cache.held, blocks_idle=scheduler.cache.idle)
 
     def _bound(
         self, scheduler: Scheduler, cost: StepCost, device_seconds: float, host_seconds: float
@@ -129,13 +119,12 @@ class StepMeter:
         self._counted = counters.copy()
         meter = self._meter
         meter.prefix(hit=new.hit, cold=new.cold, evicted=new.evicted, short=new.short)
-        for cause, tokens in (
-            ("evicted", new.recomputed_evicted),
-            ("preempted", new.recomputed_preempted),
-        ):
-            if tokens:
-                meter.recomputed(tokens, self._cost_model.recompute_seconds(tokens), cause)
+        seconds = self._cost_model.recompute_seconds
+        if new.recomputed_evicted:
+            meter.recomputed(new.recomputed_evicted, seconds(new.recomputed_evicted), "evicted")
+        if new.recomputed_preempted:
+            meter.recomputed(new.recomputed_preempted, seconds(new.recomputed_preempted), "preempted")
         if new.evicted_blocks:
             meter.evicted(new.evicted_blocks, "room")
-        if new.preemptions:
-            meter.preempted(new.preemptions)
+        for _ in range(new.preemptions):
+            meter.preempted()

@@ -26,3 +26,13 @@ class EngineOptions:
     max_context_tokens: int | None = None
     max_waiting: int = 256
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_batch_tokens", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}")
+        if self.max_batch_tokens < self.max_batch:
+            raise ValueError(
+                f"max_batch_tokens must be at least max_batch ({self.max_batch}), for every running "
+                f"sequence takes one token of the budget; it is {self.max_batch_tokens}"
+            )

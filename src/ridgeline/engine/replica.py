@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.core.messages import Cancel, Output, Submit
@@ -43,7 +44,7 @@ class Replica:
         self._live: dict[str, _Live] = {}
         self._live_requests: dict[str, _Live] = {}
         self._statuses: dict[str, ModelStatus] = {}
-        self._state: str = "starting"
+        self._state: Literal["starting", "ready", "draining", "failed"] = "starting"
         self._detail = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle = asyncio.Event()
@@ -86,7 +87,7 @@ class Replica:
     def status(self) -> Status:
         """The engines' latest snapshots."""
         return Status(
-            self._state,  # type: ignore[arg-type]
+            self._state,
             tuple(self._statuses.values()),
             self._detail,
             len(self._live_requests),
@@ -113,8 +114,8 @@ class Replica:
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         """Stream the deltas of all `n` answers, interleaved as the steps give them."""
         if self._state != "ready":
-            code = "shutting_down" if self._state == "draining" else "no_replica"
-            raise Refusal(code, f"this server is {self._state}{self._detail and ': ' + self._detail}")
+            reason = f"this server is {self._state}{self._detail and ': ' + self._detail}"
+            raise Refusal("shutting_down" if self._state == "draining" else "no_replica", reason)
         served = self._resolve(request.model)
         prompt = await self._prompt(served, request)
         live = self._register(served, request, prompt)

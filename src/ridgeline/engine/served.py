@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ridgeline.protocol import ModelInfo
-from ridgeline.telemetry.metrics import EngineMeter
+from ridgeline.telemetry.meter import EngineMeter
 from ridgeline.text.tokenizer import Tokenizer
 
 
