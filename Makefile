@@ -40,7 +40,7 @@ bench: $(SERVE_STAMP)
 
 # The stamps are written last, so that an interrupted installation is taken up again.
 $(SERVE_STAMP): $(INPUTS) $(BIN)/python
-	@echo "Installing Ridgeline into $(VENV) (about 1 GB, a few minutes the first time) ..."
+	@echo "Installing Ridgeline into $(VENV) (torch is the large part; a few minutes the first time) ..."
 	@$(PIP) -e .
 	@touch $@
 

@@ -1,0 +1,1 @@
+"""Workloads and a load generator for any OpenAI-compatible server."""

@@ -1,0 +1,144 @@
+"""One streamed chat completion against an OpenAI-compatible server, chunk by chunk."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+MAX_LINE_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """What the server says a request used; the only count of tokens that can be trusted."""
+
+    prompt: int
+    completion: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One event of the stream. `usage` comes once, at the end, from servers that send it."""
+
+    text: str = ""
+    finish: str | None = None
+    usage: TokenCounts | None = None
+
+
+class ServerError(Exception):
+    """The server answered with an error, or its stream broke.
+
+    Attributes:
+        status: HTTP status; 0 where the connection or the stream itself failed.
+        code: the error body's `code`, or the name of what broke.
+        message: for people.
+        retry_after_seconds: what the server asked for, if it did.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def refused(self) -> bool:
+        """Full or limited rather than broken: worth trying again later."""
+        return self.status in (429, 503)
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _error(status: int, body: bytes, retry_after: str | None) -> ServerError:
+    try:
+        error = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        error = None
+    if isinstance(error, dict):
+        error = error.get("error", error)
+    if not isinstance(error, dict):
+        error = {"message": body[:300].decode(errors="replace")}
+    code = error.get("code") or error.get("type") or f"http_{status}"
+    return ServerError(
+        status, str(code), str(error.get("message") or f"HTTP {status}"), _seconds(retry_after)
+    )
+
+
+def _usage(data: Mapping[str, Any] | None) -> TokenCounts | None:
+    if not data:
+        return None
+    details = data.get("prompt_tokens_details") or {}
+    return TokenCounts(
+        data.get("prompt_tokens") or 0, data.get("completion_tokens") or 0, details.get("cached_tokens") or 0
+    )
+
+
+def _chunk(line: bytes) -> Chunk:
+    event = orjson.loads(line)
+    if "error" in event:
+        raise _error(0, line, None)
+    choices = event.get("choices") or [{}]
+    delta = choices[0].get("delta") or {}
+    return Chunk(delta.get("content") or "", choices[0].get("finish_reason"), _usage(event.get("usage")))
+
+
+async def stream_chat(
+    session: aiohttp.ClientSession, url: str, body: Mapping[str, object]
+) -> AsyncIterator[Chunk]:
+    """POST `body` to `{url}/v1/chat/completions` with streaming and usage on; yield its chunks.
+
+    Raises `ServerError` for every way in which the answer can fail to arrive whole, including a
+    stream that ends before its `[DONE]`.
+    """
+    payload = orjson.dumps({**body, "stream": True, "stream_options": {"include_usage": True}})
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+    try:
+        async with session.post(f"{url}/v1/chat/completions", data=payload, headers=headers) as response:
+            if response.status != 200:
+                raise _error(response.status, await response.read(), response.headers.get("Retry-After"))
+            async for line in response.content:
+                if line == b"data: [DONE]\n" or line.strip() == b"data: [DONE]":
+                    return
+                if line.startswith(b"data:"):
+                    yield _chunk(line[5:])
+        raise ServerError(0, "stream_cut", "the stream ended before its end mark")
+    except TimeoutError as error:
+        raise ServerError(0, "timeout", "no whole answer within the time limit") from error
+    except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+        text = str(error) or type(error).__name__
+        raise ServerError(0, type(error).__name__, text) from error
+
+
+def new_session(timeout_seconds: float | None, headers: Mapping[str, str]) -> aiohttp.ClientSession:
+    """A session without a limit on connections, so that no request waits inside the client."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds, connect=30),
+        headers=dict(headers),
+        read_bufsize=MAX_LINE_BYTES,
+    )
+
+
+async def served_models(session: aiohttp.ClientSession, url: str) -> list[str]:
+    """Names of the models that the server lists. Raises `ServerError`."""
+    try:
+        async with session.get(f"{url}/v1/models") as response:
+            body = await response.read()
+            if response.status != 200:
+                raise _error(response.status, body, response.headers.get("Retry-After"))
+            return [str(model["id"]) for model in orjson.loads(body)["data"]]
+    except TimeoutError as error:
+        raise ServerError(0, "timeout", "no answer within the time limit") from error
+    except (aiohttp.ClientError, ConnectionError, ValueError, KeyError, TypeError) as error:
+        raise ServerError(0, type(error).__name__, str(error) or type(error).__name__) from error

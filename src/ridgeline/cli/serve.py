@@ -1,0 +1,186 @@
+"""`ridgeline serve`: one process that serves models over HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ridgeline.cli.config import Config
+from ridgeline.cli.logs import Level
+from ridgeline.cli.params import ENV_PREFIX, option, parse_api_key, parse_bytes
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def check_device(device: str) -> str:
+    """`cpu` or `simulated:NAME`; what does not work yet is said to be so."""
+    if device == "cuda":
+        raise typer.BadParameter(
+            "this version computes on the CPU only; use cpu, or simulated:h100 to try the server's behaviour"
+        )
+    if device == "cpu":
+        return device
+    kind, _, name = device.partition(":")
+    if kind != "simulated" or not name:
+        raise typer.BadParameter(
+            f"'{device}' is no device; there are cpu and simulated:NAME, as simulated:h100"
+        )
+    from ridgeline.roofline import find_hardware
+
+    try:
+        find_hardware(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return device
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            envvar=f"{ENV_PREFIX}MODELS",
+            help="Names (see ridgeline models), paths, hf:org/name; NAME=MODEL renames.",
+            show_default=DEFAULT_MODEL,
+        ),
+    ] = None,
+    random_weights: Annotated[
+        list[Path] | None,
+        option(
+            "--random-weights",
+            "Also serve a model of this config.json, with made-up weights.",
+            metavar="CONFIG",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        option("--host", "Address to listen on; off the loopback --api-key is needed.", metavar="ADDRESS"),
+    ] = "127.0.0.1",
+    port: Annotated[int, option("--port", "0 takes a free one.", metavar="PORT", min=0, max=65535)] = 8000,
+    device: Annotated[
+        str,
+        option(
+            "--device",
+            "cpu, or simulated:NAME for the timing of a GPU.",
+            metavar="DEVICE",
+            callback=check_device,
+        ),
+    ] = "cpu",
+    dtype: Annotated[
+        str, option("--dtype", "Of weights and KV: auto, float32 or bfloat16.", metavar="DTYPE")
+    ] = "auto",
+    kv_memory: Annotated[
+        int | None,
+        option(
+            "--kv-memory",
+            "For KV blocks, per model: 2GiB, 512MB.",
+            metavar="SIZE",
+            parser=parse_bytes,
+            show_default="by free memory",
+        ),
+    ] = None,
+    max_batch: Annotated[int, option("--max-batch", "Sequences in a step.", metavar="N", min=1)] = 32,
+    max_batch_tokens: Annotated[
+        int, option("--max-batch-tokens", "Tokens in a step.", metavar="N", min=1)
+    ] = 256,
+    max_context: Annotated[
+        int | None,
+        option(
+            "--max-context", "Tokens of prompt and answer.", metavar="N", min=1, show_default="the model's"
+        ),
+    ] = None,
+    max_waiting: Annotated[
+        int, option("--max-waiting", "Requests that may wait; more are refused.", metavar="N", min=0)
+    ] = 256,
+    threads: Annotated[
+        int | None, option("--threads", "Compute threads.", metavar="N", min=1, show_default="one per core")
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        option("--api-key", "Key, or NAME=KEY; may be repeated.", metavar="KEY", show_default=False),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        option("--allowed-host", "Further name in the Host header; may be repeated.", metavar="HOST"),
+    ] = None,
+    allowed_origin: Annotated[
+        list[str] | None,
+        option("--allowed-origin", "Web page that may call; may be repeated.", metavar="URL"),
+    ] = None,
+    public_metrics: Annotated[bool, option("--public-metrics", "/metrics needs no key.")] = False,
+    data_dir: Annotated[
+        Path | None,
+        option(
+            "--data-dir",
+            "Where conversations are kept.",
+            metavar="FOLDER",
+            show_default="the user's data folder",
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float, option("--drain-seconds", "Time for running answers when stopping.", metavar="SECONDS", min=0)
+    ] = 30.0,
+    log_level: Level = "info",
+    config: Config = None,
+) -> None:
+    """Serve models: a chat page at /, the OpenAI-compatible API at /v1.
+
+    Every option is also a key of [serve] in the --config file and an environment variable
+    RIDGELINE_<OPTION>; the command line wins over the environment, and that over the file.
+
+    \b
+    Examples:
+      ridgeline serve
+      ridgeline serve --port 8080 --kv-memory 2GiB --max-batch 16
+      ridgeline serve ./my-model small=smollm2-135m
+      ridgeline serve --host 0.0.0.0 --api-key alice=a-long-secret
+      ridgeline serve --device simulated:h100
+    """
+    from ridgeline.api.settings import ApiSettings
+    from ridgeline.cli.server import Serving, run
+    from ridgeline.engine.options import EngineOptions
+
+    try:
+        api = ApiSettings(
+            host=host,
+            api_keys=_api_keys(api_key or []),
+            allowed_hosts=tuple(allowed_host or ()),
+            allowed_origins=tuple(allowed_origin or ()),
+            public_metrics=public_metrics,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    engine = EngineOptions(
+        device=device,
+        dtype=dtype,
+        kv_memory_bytes=kv_memory,
+        max_batch=max_batch,
+        max_batch_tokens=max_batch_tokens,
+        max_context_tokens=max_context,
+        max_waiting=max_waiting,
+        threads=threads,
+    )
+    if not models and not random_weights:
+        models = [DEFAULT_MODEL]
+    run(
+        Serving(
+            models=tuple(models or ()),
+            random_weights=tuple(random_weights or ()),
+            port=port,
+            engine=engine,
+            api=api,
+            data_dir=data_dir,
+            drain_seconds=drain_seconds,
+            log_level=log_level,
+        )
+    )
+
+
+def _api_keys(given: list[str]) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for text in given:
+        name, secret = parse_api_key(text)
+        if name in keys:
+            raise typer.BadParameter(f"--api-key: two keys are called '{name}'; write each as NAME=KEY")
+        keys[name] = secret
+    return keys

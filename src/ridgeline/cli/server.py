@@ -1,0 +1,213 @@
+"""Put a replica, the API and the chat page together in one process, and run it."""
+
+import logging
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+import ridgeline
+from ridgeline.api.settings import ApiSettings
+from ridgeline.cli.errors import CommandFailed
+from ridgeline.cli.listen import address_of, bind, listen_failure
+from ridgeline.cli.logs import set_up_logging
+from ridgeline.cli.startup import Startup
+from ridgeline.engine.options import EngineOptions
+from ridgeline.models.errors import ModelError
+from ridgeline.protocol import Request, Sampling, Stopping
+
+if TYPE_CHECKING:
+    from ridgeline.engine.build import ModelSpec
+    from ridgeline.engine.replica import Replica
+
+logger = logging.getLogger(__name__)
+
+MIN_FREE_BYTES = 16 * 2**20
+"""Below this a conversation could not be kept for long; better told at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """All that `serve` was asked for."""
+
+    models: tuple[str, ...]
+    random_weights: tuple[Path, ...]
+    port: int
+    engine: EngineOptions
+    api: ApiSettings
+    data_dir: Path | None
+    drain_seconds: float
+    log_level: str
+
+
+def run(serving: Serving) -> None:
+    """Serve until a signal ends it. Raises `CommandFailed`."""
+    set_up_logging(serving.log_level)
+    startup = Startup()
+    listener = bind(serving.api.host, serving.port)
+    startup.lap("program")
+    with _told_plainly():
+        data_dir = _data_dir(serving.data_dir)
+        _fetch_missing(serving.models)
+        startup.lap("fetch")
+        _serve(serving, listener, data_dir, startup)
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """What can go wrong with models, memory and disks, as one sentence."""
+    try:
+        yield
+    except ModelError as error:
+        raise CommandFailed(str(error)) from error
+    except MemoryError as error:
+        raise CommandFailed(
+            "there is too little memory: give less to --kv-memory, lower --max-context,"
+            " or serve a smaller model"
+        ) from error
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _data_dir(given: Path | None) -> Path:
+    if given is None:
+        from platformdirs import user_data_path
+
+        given = user_data_path("ridgeline")
+    try:
+        given.mkdir(parents=True, exist_ok=True)
+        probe = given / ".writable"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot write to {given} ({error.strerror}), where conversations are kept:"
+            " make room there or choose another folder with --data-dir"
+        ) from error
+    free = shutil.disk_usage(given).free
+    if free < MIN_FREE_BYTES:
+        raise CommandFailed(
+            f"the disk of {given} is full ({free / 2**20:.0f} MiB free, {MIN_FREE_BYTES >> 20} are needed):"
+            " make room there or choose another folder with --data-dir"
+        )
+    return given
+
+
+def _specs(serving: Serving) -> "list[ModelSpec]":
+    from ridgeline.engine.build import ModelSpec
+
+    specs = []
+    for text in serving.models:
+        name, equals, source = text.partition("=")
+        specs.append(ModelSpec(source, name) if equals and name and "/" not in name else ModelSpec(text))
+    specs += [ModelSpec(str(path), random_weights=True) for path in serving.random_weights]
+    return specs
+
+
+def _fetch_missing(models: tuple[str, ...]) -> None:
+    from ridgeline.models.catalogue import list_models
+
+    absent = {state.entry.name for state in list_models() if not state.downloaded}
+    missing = [source for source in (text.rpartition("=")[2] for text in models) if source in absent]
+    if missing:
+        from ridgeline.cli.pull import pull_all
+
+        pull_all(missing)
+
+
+def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: Startup) -> None:
+    import asyncio
+
+    import uvloop
+
+    from ridgeline.api.app import create_app
+    from ridgeline.cli.http_server import DrainingServer
+    from ridgeline.engine.build import build_replica
+    from ridgeline.telemetry.metrics import Metrics
+
+    startup.lap("imports")
+    metrics = Metrics()
+    replica = build_replica(_specs(serving), serving.engine, metrics, startup.add)
+    app = create_app(replica, serving.api, metrics)
+    startup.lap("app")
+
+    async def before() -> None:
+        await replica.start()
+        await _first_tokens(replica)
+        startup.lap("first token")
+
+    def ready() -> None:
+        startup.lap("listening")
+        logger.debug("start: %s", startup.breakdown())
+        _announce(
+            serving, [model.name for model in replica.models()], address_of(listener), startup.seconds()
+        )
+
+    server = DrainingServer(
+        app,
+        replica,
+        drain_seconds=serving.drain_seconds,
+        max_requests=serving.api.max_requests,
+        before=before,
+        ready=ready,
+        say=lambda text: typer.echo(text, err=True),
+    )
+
+    async def main() -> None:
+        try:
+            await server.serve(sockets=[listener])
+        except OSError as error:
+            raise listen_failure(error, serving.api.host, serving.port) from error
+        finally:
+            await replica.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+    typer.echo("Ended.", err=True)
+
+
+async def _first_tokens(replica: "Replica") -> None:
+    """One token of each model, so that the first user does not wait for what is done only once."""
+    for model in replica.models():
+        request = Request(
+            id=f"warm-up-{model.name}",
+            model=model.name,
+            prompt="Hello",
+            sampling=Sampling(temperature=0.0),
+            stopping=Stopping(max_tokens=1),
+            received_seconds=time.monotonic(),
+        )
+        async for _ in replica.generate(request):
+            pass
+
+
+def _announce(serving: Serving, models: list[str], address: str, seconds: float) -> None:
+    key = next(iter(serving.api.api_keys), None)
+    header = ' \\\n    -H "Authorization: Bearer $RIDGELINE_API_KEY"' if key else ""
+    secret = 'os.environ["RIDGELINE_API_KEY"]' if key else '"none"'
+    what = f"{', '.join(models)} on {serving.engine.device}"
+    typer.echo(
+        f"""\
+Ridgeline {ridgeline.__version__} serves {what}, ready after {seconds:.1f} s.
+
+  Chat in the browser   {address}/
+  Chat in a terminal    ridgeline chat --url {address}
+  OpenAI-compatible     {address}/v1
+
+  curl {address}/v1/chat/completions{header} \\
+    -H "Content-Type: application/json" \\
+    -d '{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+  OpenAI(base_url="{address}/v1", api_key={secret})
+
+Ctrl-C ends it."""
+    )
+    sys.stdout.flush()

@@ -1,0 +1,90 @@
+"""A small server that speaks the OpenAI protocol with answers that are known beforehand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+
+class FakeServer:
+    """Answers each request with `tokens` pieces; refuses, breaks or cuts as told by number."""
+
+    def __init__(self, tokens: int = 4, refuse: tuple[int, ...] = (), cut: tuple[int, ...] = ()) -> None:
+        self.tokens = tokens
+        self.refuse = refuse
+        self.cut = cut
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.hold: asyncio.Event | None = None
+        self._changed = asyncio.Condition()
+
+    async def reached(self, in_flight: int) -> None:
+        """Wait until this many requests are being answered at once."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.in_flight >= in_flight)
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": "fake", "object": "model"}]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        number = len(self.requests)
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        if number in self.refuse:
+            error = {"message": "The replica is full.", "code": "at_capacity", "type": "server_error"}
+            return web.json_response({"error": error}, status=503, headers={"Retry-After": "7"})
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        async with self._changed:
+            self._changed.notify_all()
+        try:
+            return await self._stream(request, body, cut=number in self.cut)
+        finally:
+            self.in_flight -= 1
+
+    async def _stream(self, request: web.Request, body: dict[str, Any], *, cut: bool) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+
+        async def send(event: dict[str, Any]) -> None:
+            await response.write(b"data: " + orjson.dumps(event) + b"\n\n")
+
+        await send({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+        for index in range(self.tokens):
+            await send({"choices": [{"index": 0, "delta": {"content": f"w{index} "}}]})
+            if self.hold is not None:
+                await self.hold.wait()
+            await asyncio.sleep(0)
+        if cut:
+            return response
+        await send({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        prompt = sum(len(message["content"].split()) for message in body["messages"])
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": self.tokens,
+            "prompt_tokens_details": {"cached_tokens": prompt // 2},
+        }
+        await send({"choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+@asynccontextmanager
+async def serving(fake: FakeServer) -> AsyncIterator[str]:
+    """The fake server's address."""
+    app = web.Application()
+    app.router.add_get("/v1/models", fake.models)
+    app.router.add_post("/v1/chat/completions", fake.chat)
+    server = TestServer(app)
+    await server.start_server()
+    try:
+        yield str(server.make_url("")).rstrip("/")
+    finally:
+        await server.close()
