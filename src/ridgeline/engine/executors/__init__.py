@@ -1,0 +1,1 @@
+"""Whatever carries out a step: torch on the CPU, or the roofline's prediction."""

@@ -1,0 +1,241 @@
+"""The executor that computes on the CPU with torch."""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from ridgeline.engine.core.plan import Geometry, Handle, RowResult, Score, StepPlan, StepResult
+from ridgeline.engine.executors.slots import Layout, Slots
+from ridgeline.kernels.cpu import CpuKernels, packs_weights
+from ridgeline.kernels.interface import KVShape
+from ridgeline.models.config import ModelConfig
+from ridgeline.models.errors import ModelError
+from ridgeline.models.files import ModelFiles
+from ridgeline.models.sampling import NonFiniteLogitsError, TokenScore, check_finite, sample, score
+from ridgeline.models.transformer import Transformer
+from ridgeline.models.weights import assemble
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE_TOKENS = 16
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_KV_SHARE_OF_AVAILABLE = 0.4
+_SCORED_AT_ONCE = 64
+"""Prompt positions whose logits are held at a time; a row of them is the size of the vocabulary."""
+
+
+@dataclass(slots=True)
+class CpuHandle(Handle):
+    """A computed step whose tokens are still to be drawn.
+
+    Attributes:
+        layout: where in the batch each row is.
+        hidden: [tokens, hidden].
+        seconds: what computing took.
+    """
+
+    layout: Layout
+    hidden: torch.Tensor
+    seconds: float
+
+
+class TorchCpuExecutor:
+    """Runs a model of the Llama family on the CPU, in float32 or bfloat16. See `Executor`.
+
+    Args:
+        files: the model.
+        dtype: of weights, KV cache and sums between layers. `auto` is bfloat16 where the processor
+            multiplies it in hardware (AVX512-BF16, AMX), else float32.
+        kv_memory_bytes: size of the KV cache. None takes what `max_batch` sequences of
+            `max_context_tokens` need, at most 40 % of the memory available once the weights are
+            loaded. It is taken from the system only as it fills.
+        max_batch: most sequences in a step.
+        max_context_tokens: most tokens of a sequence; None is the model's own limit. It is lowered
+            to what the KV cache holds.
+        threads: for torch; None is one per physical core that the process may use.
+
+    Raises:
+        ModelError: for a dtype that is not supported, or too little memory.
+    """
+
+    depth = 0
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        dtype: str,
+        kv_memory_bytes: int | None,
+        max_batch: int,
+        max_context_tokens: int | None,
+        threads: int | None = None,
+    ) -> None:
+        self.dtype = resolve_dtype(dtype)
+        self._threads = threads or physical_cores()
+        torch.set_num_threads(self._threads)
+        torch_dtype = _DTYPES[self.dtype]
+        _check_weights_fit(files, torch_dtype)
+        kernels = CpuKernels(packed=packs_weights(torch_dtype))
+        weights = assemble(files.config, files.tensors(), kernels, torch_dtype)
+        self.geometry = _geometry(
+            files.config,
+            torch_dtype,
+            kv_memory_bytes,
+            max_batch,
+            min(max_context_tokens or files.config.max_context, files.config.max_context),
+        )
+        self._model = Transformer(
+            files.config,
+            weights,
+            kernels,
+            blocks=self.geometry.blocks,
+            block_size_tokens=BLOCK_SIZE_TOKENS,
+        )
+        self._slots = Slots(self.geometry)
+        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{kernels.name}"
+
+    def launch(self, plan: StepPlan) -> CpuHandle:
+        """Compute the step's tokens; on the CPU nothing is left to wait for but the drawing.
+
+        Raises:
+            ValueError: for a plan that cannot be carried out; nothing is changed then.
+        """
+        started = time.perf_counter()
+        if torch.get_num_threads() != self._threads:  # another engine of this thread set its own
+            torch.set_num_threads(self._threads)
+        self._slots.apply(plan)
+        self._slots.note_given(plan.rows)
+        layout = self._slots.lay_out(plan.rows)
+        prepared = time.perf_counter()
+        with torch.inference_mode():
+            hidden = self._model.forward(layout.batch)
+        logger.debug("step %d: %.2f ms to prepare", plan.step, (prepared - started) * 1e3)
+        return CpuHandle(plan, layout, hidden, time.perf_counter() - prepared)
+
+    def collect(self, handle: Handle) -> StepResult:
+        """Draw the step's tokens and score what was asked for.
+
+        Raises:
+            NonFiniteLogitsError: the model computed nan or infinity.
+        """
+        assert isinstance(handle, CpuHandle)
+        started = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                rows = self._results(handle)
+        except NonFiniteLogitsError:
+            for row in handle.plan.rows:
+                self._model.attention.clean(self._slots.blocks(row.slot))
+            raise
+        return StepResult(rows, handle.seconds + time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Give weights and KV cache back to the system."""
+        del self._model
+
+    def _results(self, handle: CpuHandle) -> tuple[RowResult, ...]:
+        rows, first = handle.plan.rows, handle.layout.first
+        scores = [self._prompt_scores(handle, i) if row.score_prompt else () for i, row in enumerate(rows)]
+        drawing = [i for i, row in enumerate(rows) if row.sample]
+        results = [RowResult(prompt_scores=scored) for scored in scores]
+        if not drawing:
+            return tuple(results)
+        last = torch.tensor([first[i] + len(rows[i].token_ids) - 1 for i in drawing])
+        logits = self._model.logits(handle.hidden.index_select(0, last))
+        slots = [self._slots[rows[i].slot] for i in drawing]
+        positions = [rows[i].start + len(rows[i].token_ids) for i in drawing]
+        drawn = sample(logits, [slot.sampling for slot in slots], positions)
+        for i, slot, position, token in zip(drawing, slots, positions, drawn, strict=True):
+            slot.known_tokens = max(slot.known_tokens, position + 1)
+            results[i] = RowResult(token.token_id, _to_plan(token.score) if token.score else None, scores[i])
+        return tuple(results)
+
+    def _prompt_scores(self, handle: CpuHandle, index: int) -> tuple[Score, ...]:
+        row, first = handle.plan.rows[index], handle.layout.first[index]
+        slot = self._slots[row.slot]
+        wanted = slot.prompt_ids[row.start + 1 : row.start + 1 + len(row.token_ids)]
+        top = slot.sampling.sampling.prompt_logprobs or 0
+        scores: list[Score] = []
+        for done in range(0, len(wanted), _SCORED_AT_ONCE):
+            part = wanted[done : done + _SCORED_AT_ONCE]
+            logits = self._model.logits(handle.hidden[first + done : first + done + len(part)])
+            check_finite(logits, range(row.start + done + 1, row.start + done + 1 + len(part)))
+            scores += map(_to_plan, score(logits, part, top))
+        return tuple(scores)
+
+
+def _to_plan(scored: TokenScore) -> Score:
+    return Score(scored.token_id, scored.logprob, scored.top)
+
+
+def resolve_dtype(dtype: str) -> str:
+    """`float32` or `bfloat16`, for what was asked for.
+
+    Raises:
+        ModelError: for a dtype that the CPU executor does not compute in.
+    """
+    if dtype == "auto":
+        return "bfloat16" if _multiplies_bfloat16() else "float32"
+    if dtype not in _DTYPES:
+        raise ModelError(f"--dtype {dtype} is not supported on the CPU; choose auto, float32 or bfloat16.")
+    return dtype
+
+
+def _multiplies_bfloat16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on, at least one."""
+    cores = psutil.cpu_count(logical=False) or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return max(1, cores)
+
+
+def _check_weights_fit(files: ModelFiles, dtype: torch.dtype) -> None:
+    needed = files.config.shape().parameters() * dtype.itemsize
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise ModelError(
+            f"{files.name} needs {_gib(needed)} for its weights in {str(dtype).removeprefix('torch.')}, "
+            f"but {_gib(available)} of memory are available; choose a smaller model or --dtype bfloat16."
+        )
+
+
+def _geometry(
+    config: ModelConfig, dtype: torch.dtype, kv_memory_bytes: int | None, max_batch: int, context: int
+) -> Geometry:
+    shape = KVShape(config.layers, config.kv_heads, config.head_dim, 1, BLOCK_SIZE_TOKENS, dtype)
+    available = psutil.virtual_memory().available
+    wished = max_batch * -(-context // BLOCK_SIZE_TOKENS)
+    if kv_memory_bytes is None:
+        blocks = min(wished, int(available * _KV_SHARE_OF_AVAILABLE) // shape.block_bytes)
+    else:
+        blocks = kv_memory_bytes // shape.block_bytes
+    if blocks < max_batch:
+        given = available * _KV_SHARE_OF_AVAILABLE if kv_memory_bytes is None else kv_memory_bytes
+        raise ModelError(
+            f"{_gib(given)} for the KV cache hold {blocks} blocks of {BLOCK_SIZE_TOKENS} tokens, fewer than "
+            f"the {max_batch} sequences of a batch; --kv-memory must be at least "
+            f"{max_batch * shape.block_bytes} bytes, or --max-batch smaller."
+        )
+    if kv_memory_bytes is not None and kv_memory_bytes > available:
+        raise ModelError(
+            f"--kv-memory asks for {_gib(kv_memory_bytes)}, but {_gib(available)} of memory are available; "
+            "give less."
+        )
+    tokens = min(context, blocks * BLOCK_SIZE_TOKENS)
+    if tokens < context:
+        logger.warning("the KV cache holds %d tokens; the context is limited to that", tokens)
+    return Geometry(blocks, BLOCK_SIZE_TOKENS, shape.block_bytes, max_batch, tokens)
+
+
+def _gib(amount: float) -> str:
+    return f"{amount / 2**30:.2f} GiB"

@@ -1,0 +1,185 @@
+"""Paged attention on a CPU: gather the blocks in use, then plain matrix products.
+
+Layout of a layer: [blocks, 2 (K, V), kv_heads, block_size, head_dim]. Seen as rows of
+block_size * head_dim elements, one `index_select` with an index of [2, singles, kv_heads, blocks]
+yields K and V as contiguous [singles, kv_heads, positions, head_dim]: it copies only what the
+step's contexts hold, however large the pool is.
+
+Single tokens: one batched product per KV head with the query heads of its group as rows (a call
+of `scaled_dot_product_attention` with one query and grouped heads is 80 times slower). Chunks: the
+flash kernel of `scaled_dot_product_attention`, KV heads as its batch and the group as its heads,
+so that K and V need not be repeated.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ridgeline.kernels.interface import Batch, Chunk, Integers, KVShape
+
+_WASTE_BLOCKS = 64
+"""Padding worth one more group: a group costs about 50 us per layer, a padded block about 0.8."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Neighbouring single tokens computed together, padded to the longest of them.
+
+    Attributes:
+        first: index of the first in the batch.
+        count: how many.
+        gather: [2 * count * kv_heads * blocks], rows of the pool.
+        mask: [count * kv_heads, 1, positions], 0 or -inf; None if nothing is padded.
+    """
+
+    first: int
+    count: int
+    gather: torch.Tensor
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _ChunkPlan:
+    """A chunk; `gather` is None if nothing stands before it, and then the mask is causal."""
+
+    first: int
+    tokens: int
+    context: int
+    gather: torch.Tensor | None
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What all layers of a step share. `write` is [tokens * 2 * kv_heads], rows of head_dim."""
+
+    write: torch.Tensor
+    groups: tuple[_Group, ...]
+    chunks: tuple[_ChunkPlan, ...]
+
+
+def group_bounds(blocks: Integers) -> list[tuple[int, int]]:
+    """Cut a descending list of block counts into ranges [first, end) to be padded alike.
+
+    A new range begins where all that is left would carry more than `_WASTE_BLOCKS` of padding.
+    """
+    bounds, first, total = [], 0, len(blocks)
+    while first < total:
+        waste = (blocks[first] - blocks[first:]) * np.arange(total - first, 0, -1)
+        over = np.flatnonzero(waste > _WASTE_BLOCKS)
+        end = first + int(over[0]) if len(over) else total
+        bounds.append((first, end))
+        first = end
+    return bounds
+
+
+def _zeros(shape: KVShape) -> torch.Tensor:
+    """Zeros that take memory only when written (calloc); torch's own would touch all of it.
+
+    They must be numbers: positions masked out are multiplied by 0, and 0 * nan is nan.
+    """
+    size = (shape.layers, shape.blocks, 2, shape.kv_heads, shape.block_size_tokens * shape.head_dim)
+    integer = {2: np.uint16, 4: np.uint32}[shape.dtype.itemsize]
+    return torch.from_numpy(np.zeros(size, dtype=integer)).view(shape.dtype)
+
+
+class CpuAttention:
+    """See the head of this file, and `PagedAttention`."""
+
+    def __init__(self, shape: KVShape) -> None:
+        self._shape = shape
+        self._scale = shape.head_dim**-0.5
+        self._pool = _zeros(shape)
+        rows = (shape.blocks * 2 * shape.kv_heads, shape.block_size_tokens * shape.head_dim)
+        self._blocks = [layer.view(rows) for layer in self._pool]
+        self._positions = [layer.view(-1, shape.head_dim) for layer in self._pool]
+        self._heads = np.arange(2 * shape.kv_heads, dtype=np.int64)
+
+    def plan(self, batch: Batch) -> _Plan:
+        """See `PagedAttention.plan`."""
+        size = self._shape.block_size_tokens
+        planes = batch.write_blocks[:, None] * len(self._heads) + self._heads
+        write = planes * size + (batch.positions % size)[:, None]
+        bounds = group_bounds(-(-batch.contexts // size))
+        return _Plan(
+            torch.from_numpy(write.reshape(-1)),
+            tuple(self._group(batch, first, end) for first, end in bounds),
+            tuple(self._chunk(chunk) for chunk in batch.chunks),
+        )
+
+    def _group(self, batch: Batch, first: int, end: int) -> _Group:
+        contexts = batch.contexts[first:end]
+        blocks = -(-int(contexts[0]) // self._shape.block_size_tokens)
+        positions = blocks * self._shape.block_size_tokens
+        mask = None
+        if int(contexts[-1]) < positions:
+            hidden = torch.from_numpy(np.arange(positions) >= contexts[:, None])
+            mask = torch.zeros(hidden.shape, dtype=self._shape.dtype).masked_fill_(hidden, float("-inf"))
+            mask = mask.repeat_interleave(self._shape.kv_heads, 0).unsqueeze(1)
+        return _Group(first, end - first, self._gather_index(batch.tables[first:end, :blocks]), mask)
+
+    def _gather_index(self, tables: Integers) -> torch.Tensor:
+        """Rows that yield [2, sequences, kv_heads, blocks] from tables [sequences, blocks]."""
+        planes = self._heads.reshape(2, 1, self._shape.kv_heads, 1)
+        return torch.from_numpy((tables[:, None, :] * len(self._heads) + planes).reshape(-1))
+
+    def _chunk(self, chunk: Chunk) -> _ChunkPlan:
+        context = chunk.start + chunk.tokens
+        if chunk.start == 0:
+            return _ChunkPlan(chunk.first, chunk.tokens, context, None, None)
+        used = chunk.blocks[: -(-context // self._shape.block_size_tokens)]
+        hidden = np.arange(context) > np.arange(chunk.start, context)[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self._shape.dtype)
+        mask.masked_fill_(torch.from_numpy(hidden), float("-inf"))
+        return _ChunkPlan(chunk.first, chunk.tokens, context, self._gather_index(used[None]), mask)
+
+    def attend(self, layer: int, query: torch.Tensor, key_value: torch.Tensor, plan: _Plan) -> torch.Tensor:
+        """See `PagedAttention.attend`."""
+        shape = self._shape
+        self._positions[layer].index_copy_(0, plan.write, key_value.reshape(-1, shape.head_dim))
+        output = query.new_empty(query.shape)
+        for group in plan.groups:
+            end = group.first + group.count
+            self._attend_group(layer, query[group.first : end], group, output[group.first : end])
+        for chunk in plan.chunks:
+            tokens = slice(chunk.first, chunk.first + chunk.tokens)
+            output[tokens] = self._attend_chunk(layer, query[tokens], key_value[tokens], chunk)
+        return output.flatten(1)
+
+    def _attend_group(self, layer: int, query: torch.Tensor, group: _Group, output: torch.Tensor) -> None:
+        batch = group.count * self._shape.kv_heads
+        stored = self._blocks[layer].index_select(0, group.gather)
+        keys, values = stored.view(2, batch, -1, self._shape.head_dim)
+        rows = query.reshape(batch, -1, self._shape.head_dim)
+        if group.mask is None:
+            scores = torch.bmm(rows, keys.transpose(1, 2)).mul_(self._scale)
+        else:
+            scores = torch.baddbmm(group.mask, rows, keys.transpose(1, 2), alpha=self._scale)
+        # On bfloat16 this computes in float32 and rounds once at the end.
+        torch.bmm(scores.softmax(-1), values, out=output.view(rows.shape))
+
+    def _attend_chunk(
+        self, layer: int, query: torch.Tensor, key_value: torch.Tensor, chunk: _ChunkPlan
+    ) -> torch.Tensor:
+        kv_heads, head_dim = self._shape.kv_heads, self._shape.head_dim
+        if chunk.gather is None:
+            keys, values = key_value.transpose(0, 1).chunk(2)
+        else:
+            stored = self._blocks[layer].index_select(0, chunk.gather)
+            keys, values = stored.view(2, kv_heads, -1, head_dim)[:, :, : chunk.context]
+        heads = query.transpose(0, 1).view(kv_heads, -1, chunk.tokens, head_dim)
+        attended = F.scaled_dot_product_attention(
+            heads,
+            keys.unsqueeze(1).expand(-1, heads.shape[1], -1, -1),
+            values.unsqueeze(1).expand(-1, heads.shape[1], -1, -1),
+            attn_mask=chunk.mask,
+            is_causal=chunk.mask is None,
+        )
+        return attended.flatten(0, 1).transpose(0, 1)
+
+    def clean(self, blocks: Integers) -> None:
+        """See `PagedAttention.clean`."""
+        for block in blocks:
+            self._pool[:, int(block)].nan_to_num_()

@@ -1,0 +1,147 @@
+"""The operations that a forward pass is made of, and the words they share.
+
+A set of kernels is one object that satisfies `Kernels`. The layout of the KV cache belongs to the
+set: nobody else sees more than block ids.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Integers = npt.NDArray[np.int64]
+
+Linear = Callable[[torch.Tensor], torch.Tensor]
+"""A product with fixed weights: [tokens, inputs] to [tokens, outputs]."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """Size of a paged KV cache.
+
+    Attributes:
+        layers: each has its own K and V for every block.
+        kv_heads: key and value heads.
+        head_dim: elements of a head.
+        blocks: block ids run from 0 to this.
+        block_size_tokens: positions in a block.
+        dtype: of the elements.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    blocks: int
+    block_size_tokens: int
+    dtype: torch.dtype
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers, K and V."""
+        per_position = 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+        return per_position * self.block_size_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Several tokens of one sequence: part of a prompt.
+
+    Attributes:
+        first: index of its first token in the batch.
+        tokens: how many, at least two.
+        start: position of the first one; earlier positions are in the KV cache.
+        blocks: block table, covers `start + tokens` positions.
+    """
+
+    first: int
+    tokens: int
+    start: int
+    blocks: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The tokens of a step, laid out for attention.
+
+        | single | single | ... | chunk 0 ......... | chunk 1 ... |
+
+    Single tokens (decode, or the last token of a prompt) come first, longest context first, so
+    that neighbours can be computed together with little padding.
+
+    Attributes:
+        token_ids: [tokens].
+        positions: [tokens], in their sequences.
+        write_blocks: [tokens], the block that holds each position.
+        tables: [singles, blocks], block tables; entries beyond a sequence's own are any valid ids.
+        contexts: [singles], positions attended to, the token itself among them; descending.
+        chunks: in the order of the batch.
+    """
+
+    token_ids: Integers
+    positions: Integers
+    write_blocks: Integers
+    tables: Integers
+    contexts: Integers
+    chunks: tuple[Chunk, ...] = ()
+
+
+class PagedAttention(Protocol):
+    """K and V of all layers in blocks, and attention over them. Used from one thread."""
+
+    def plan(self, batch: Batch) -> Any:
+        """Work out once what all layers of a step share (indices, masks); opaque to the caller."""
+        ...
+
+    def attend(self, layer: int, query: torch.Tensor, key_value: torch.Tensor, plan: Any) -> torch.Tensor:
+        """Store the step's K and V, then attend causally over each sequence's whole context.
+
+        Args:
+            layer: whose cache.
+            query: [tokens, heads, head_dim]; query head h reads KV head h // (heads / kv_heads).
+            key_value: [tokens, 2 * kv_heads, head_dim], K's heads before V's.
+            plan: of this step's batch.
+
+        Returns:
+            [tokens, heads * head_dim].
+        """
+        ...
+
+    def clean(self, blocks: Integers) -> None:
+        """Replace what is not finite in these blocks, so that their next owner is not harmed."""
+        ...
+
+
+class Kernels(Protocol):
+    """A set of operations for one kind of device."""
+
+    name: str
+    """Part of the fingerprint: replicas with the same name compute the same numbers."""
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """Prepare a product; `weight` is [outputs, inputs] and may be given up by the caller."""
+        ...
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension, the mean in float32."""
+        ...
+
+    def rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Rotate pairs (i, i + head_dim / 2) of each head.
+
+        Args:
+            x: [tokens, heads, head_dim].
+            cos: [tokens, 1, head_dim], both halves alike.
+            sin: [tokens, 1, head_dim], the first half negated.
+        """
+        ...
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """`silu(gate) * up` of [tokens, 2 * ffn], gate before up: [tokens, ffn]."""
+        ...
+
+    def paged_attention(self, shape: KVShape) -> PagedAttention:
+        """Allocate a KV cache; its memory is touched only as blocks are written."""
+        ...
