@@ -1,26 +1,26 @@
 """Opening a model by whatever name it was given."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ridgeline.models.cache import cache_dir
+from ridgeline.models import hub
 from ridgeline.models.catalogue import CATALOGUE, Progress, pull
-from ridgeline.models.config import ModelConfig, config_from_json
+from ridgeline.models.config import ModelConfig
+from ridgeline.models.config_readers import config_from_json
 from ridgeline.models.errors import ModelError
 from ridgeline.models.gguf_files import open_gguf
+from ridgeline.models.json_files import read_json
 from ridgeline.models.random_weights import RandomWeights
+from ridgeline.models.safetensors_files import SafetensorsWeights
 from ridgeline.text.byte_tokenizer import MINIMUM_VOCAB, ByteTokenizer
+from ridgeline.text.from_folder import tokenizer_from_folder
 from ridgeline.text.from_gguf import tokenizer_from_gguf
 from ridgeline.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
-
-
-_SAMPLE_BYTES = 64
 
 
 class Weights(Protocol):
@@ -100,46 +100,72 @@ def _check_shapes(config: ModelConfig, found: dict[str, tuple[int, ...]], source
 
 
 def open_model(spec: str, *, name: str | None = None, progress: Progress | None = None) -> ModelFiles:
-    """Open an alias of the catalogue (fetched if needed), a folder, or a `.gguf` file.
+    """Open a model; `name` is what clients will call it, by default the last part of `spec`.
+
+    `spec` is an alias of the catalogue (fetched if needed), a Hugging Face folder, a GGUF file, or
+    `hf:org/name[@revision]` or `hf:org/name/file.gguf`.
 
     Raises:
         ModelError: in one sentence, with a way out.
     """
     if spec in CATALOGUE:
-        return open_gguf_model(pull(spec, progress), name or spec)
+        return _open_gguf(pull(spec, progress), name or spec)
+    if spec.startswith(hub.PREFIX):
+        parsed = hub.parse_spec(spec)
+        return _open_path(hub.fetch(parsed), name or parsed.name)
     path = Path(spec).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        return open_gguf_model(path, name or path.stem)
-    raise ModelError(
-        f"there is no model '{spec}': it is neither in the catalogue ({', '.join(CATALOGUE)}) nor a "
-        f"GGUF file or folder; 'ridgeline models' lists what there is (cache: {cache_dir()})."
-    )
+    if not path.exists():
+        raise ModelError(
+            f"there is no model '{spec}': it is neither in the catalogue ({', '.join(CATALOGUE)}) nor a "
+            "file or folder here; for one on the Hugging Face hub write hf:org/name."
+        )
+    return _open_path(path, name or (path.stem if path.is_file() else path.resolve().name))
 
 
-def open_gguf_model(path: Path, name: str) -> ModelFiles:
-    """Open a GGUF file.
+def _open_path(path: Path, name: str) -> ModelFiles:
+    if path.is_file():
+        return _open_gguf(path, name)
+    if (path / "config.json").is_file():
+        return _open_folder(path, name)
+    found = sorted(path.glob("*.gguf"))
+    if len(found) == 1:
+        return _open_gguf(found[0], name)
+    if found:
+        raise ModelError(f"{path} has {len(found)} GGUF files; give the path of one, {found[0].name} say.")
+    raise ModelError(f"{path} is not a model: it has neither a config.json nor a GGUF file.")
 
-    Raises:
-        ModelError: see `open_model`.
-    """
-    weights = open_gguf(path)
-    try:
-        tokenizer = tokenizer_from_gguf(weights.file.metadata)
-    except ValueError as error:
-        raise ModelError(f"{path} cannot be used: {error}.") from error
-    digest = hashlib.sha256(weights.file.header())
-    digest.update(str(len(weights.file)).encode())
-    for tensor in weights.names():  # the header alone may be the same for two trainings of a model
-        digest.update(weights.raw(tensor)[1].reshape(-1)[:_SAMPLE_BYTES].tobytes())
+
+def _open_folder(folder: Path, name: str) -> ModelFiles:
+    weights = SafetensorsWeights(folder)
     return ModelFiles(
         name=name,
         config=weights.config,
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(folder, lambda: tokenizer_from_folder(folder)),
+        weights=weights,
+        weights_bytes_on_disk=weights.bytes_on_disk,
+        fingerprint=weights.fingerprint,
+        source=str(folder),
+    )
+
+
+def _open_gguf(path: Path, name: str) -> ModelFiles:
+    weights = open_gguf(path)
+    return ModelFiles(
+        name=name,
+        config=weights.config,
+        tokenizer=_tokenizer(path, lambda: tokenizer_from_gguf(weights.file.metadata)),
         weights=weights,
         weights_bytes_on_disk=len(weights.file),
-        fingerprint=digest.hexdigest()[:16],
+        fingerprint=weights.fingerprint(),
         source=str(path),
     )
+
+
+def _tokenizer(source: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+    try:
+        return make()
+    except ValueError as error:
+        raise ModelError(f"{source} cannot be used: {error}.") from error
 
 
 def random_model(
@@ -153,21 +179,16 @@ def random_model(
         ModelError: when it cannot be read, or describes a model that cannot be run.
     """
     if isinstance(config, Mapping):
-        values, source, path = config, "the given configuration", Path()
+        values, source, path = config, "the given configuration", None
     else:
         path = Path(config).expanduser()
         path = path / "config.json" if path.is_dir() else path
         values, source = read_json(path), str(path)
     parsed = config_from_json(values, source)
-    if parsed.vocab < MINIMUM_VOCAB:
-        raise ModelError(
-            f"{source} says vocab_size = {parsed.vocab}; without a tokenizer.json beside it the tokenizer is "
-            f"one of bytes, which needs at least {MINIMUM_VOCAB}."
-        )
     return ModelFiles(
-        name=name or (path.parent.name if path.name == "config.json" else path.stem) or "random",
+        name=name or _name_of(path),
         config=parsed,
-        tokenizer=ByteTokenizer(parsed.vocab),
+        tokenizer=_tokenizer_beside(path, parsed, source),
         weights=RandomWeights(parsed, seed),
         weights_bytes_on_disk=0,
         fingerprint=hashlib.sha256(f"random:{seed}:{parsed}".encode()).hexdigest()[:16],
@@ -175,18 +196,19 @@ def random_model(
     )
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """The object in a JSON file.
+def _tokenizer_beside(path: Path | None, config: ModelConfig, source: str) -> Tokenizer:
+    """The tokenizer in the folder of the configuration, else one of bytes."""
+    if path is not None and (path.parent / "tokenizer.json").is_file():
+        return _tokenizer(path.parent, lambda: tokenizer_from_folder(path.parent))
+    if config.vocab < MINIMUM_VOCAB:
+        raise ModelError(
+            f"{source} says vocab_size = {config.vocab}; without a tokenizer.json beside it the tokenizer "
+            f"is one of bytes, which needs at least {MINIMUM_VOCAB}."
+        )
+    return ByteTokenizer(config.vocab)
 
-    Raises:
-        ModelError: when the file is missing, unreadable or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON ({error}); fetch the model again.") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} does not hold a JSON object; fetch the model again.")
-    return values
+
+def _name_of(path: Path | None) -> str:
+    if path is None:
+        return "random"
+    return path.resolve().parent.name if path.name == "config.json" else path.stem

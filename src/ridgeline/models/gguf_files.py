@@ -1,5 +1,6 @@
 """A model in a GGUF file: configuration, and tensors under Hugging Face's names."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.models.config import ModelConfig, config_from_gguf, refuse_architecture
+from ridgeline.models.config_readers import config_from_gguf, refuse_architecture
 from ridgeline.models.errors import ModelError
 from ridgeline.models.gguf_header import GgufFile, GgufTensor
 
@@ -29,6 +30,7 @@ _LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_SAMPLE_BYTES = 64
 _ROPE_FACTORS = "rope_freqs.weight"
 
 
@@ -115,6 +117,17 @@ class GgufWeights:
         tensor = self._by_name[name]
         return str(tensor.quantization.name), self.file.raw(tensor.name)
 
+    def fingerprint(self) -> str:
+        """Hex digits from the header, the size and the first bytes of each tensor.
+
+        The header alone may be the same for two trainings of a model.
+        """
+        digest = hashlib.sha256(self.file.header())
+        digest.update(str(len(self.file)).encode())
+        for tensor in self._by_name.values():
+            digest.update(self.file.raw(tensor.name).reshape(-1)[:_SAMPLE_BYTES].tobytes())
+        return digest.hexdigest()[:16]
+
     def names(self) -> Iterator[str]:
         """Canonical names, in the order of the file."""
         return iter(self._by_name)
@@ -126,6 +139,3 @@ def open_gguf(path: Path) -> GgufWeights:
     if "general.architecture" not in file.metadata:
         raise refuse_architecture(None, str(path))
     return GgufWeights(file)
-
-
-__all__ = ["GgufWeights", "ModelConfig", "canonical_name", "open_gguf"]

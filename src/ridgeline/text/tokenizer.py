@@ -91,10 +91,7 @@ class HuggingFaceTokenizer:
         self.decoding: Decoding = decoding_of(backend)
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.eos_token_ids = settings.eos_token_ids
-        self._added = {
-            token_id: token for token_id, token in backend.get_added_tokens_decoder().items() if token.content
-        }
-        self._special = {i: t for i, t in self._added.items() if t.special}
+        self._special = _control_tokens(backend, settings.eos_token_ids)
         self._template = (
             ChatTemplate(settings.chat_template, settings.named_tokens) if settings.chat_template else None
         )
@@ -172,3 +169,22 @@ class HuggingFaceTokenizer:
     def is_special(self, token_id: int) -> bool:
         """See `Tokenizer.is_special`."""
         return token_id in self._special
+
+
+_CONTROL_SPELLING = re.compile(r"<\|[^|<>]+\|>")
+
+
+def _control_tokens(
+    backend: tokenizers.Tokenizer, eos_token_ids: frozenset[int]
+) -> dict[int, tokenizers.AddedToken]:
+    """Tokens that text must never become, by id.
+
+    Beside those marked special: the ends of answers, and `<|...|>`, which some fine-tuned models
+    forget to mark. Other added tokens (`<think>`, say) are text that happens to be one token.
+    """
+    tokens = backend.get_added_tokens_decoder()
+    for token_id, token in tokens.items():
+        if not token.special and (token_id in eos_token_ids or _CONTROL_SPELLING.fullmatch(token.content)):
+            token.special = True
+            backend.add_special_tokens([token])
+    return {token_id: token for token_id, token in tokens.items() if token.special and token.content}
