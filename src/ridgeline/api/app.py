@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from ridgeline.api import chat, completions, health, models, tokens
 from ridgeline.api.auth import KeyRing, authenticate
 from ridgeline.api.errors import on_http_exception, on_refusal
-from ridgeline.api.limits import AllowedCallers, Limits, RequestContext
+from ridgeline.api.limits import AllowedCallers, ErrorBoundary, Limits, RequestIds
 from ridgeline.api.settings import ApiSettings
 from ridgeline.protocol import Backend, Refusal
 from ridgeline.telemetry.metrics import Metrics
@@ -42,6 +42,7 @@ def _add_middleware(app: FastAPI, backend: Backend, settings: ApiSettings) -> No
 
     # The last one added stands outermost.
     app.add_middleware(Limits, settings=settings, estimated_wait_seconds=estimated_wait_seconds)
+    app.add_middleware(ErrorBoundary)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -52,4 +53,4 @@ def _add_middleware(app: FastAPI, backend: Backend, settings: ApiSettings) -> No
             max_age=600,
         )
     app.add_middleware(AllowedCallers, settings=settings)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestIds)

@@ -15,7 +15,7 @@ class KeyRing:
     """Finds the owner of a key in a time that does not depend on how much of it is right."""
 
     def __init__(self, api_keys: Mapping[str, str]) -> None:
-        self._owners = [(name, _digest(key)) for name, key in api_keys.items()]
+        self._owners = [(name, _digest(key.encode())) for name, key in api_keys.items()]
 
     @property
     def is_open(self) -> bool:
@@ -35,7 +35,8 @@ class KeyRing:
             raise Refusal(
                 "invalid_api_key", "This server needs an API key: send it as `Authorization: Bearer KEY`."
             )
-        digest = _digest(key.strip())
+        # Header values come as Latin-1, whatever bytes they are.
+        digest = _digest(key.strip().encode("latin-1", "replace"))
         # All keys are compared, always: the time tells nothing of which one was near.
         owners = [name for name, known in self._owners if hmac.compare_digest(known, digest)]
         if not owners:
@@ -43,8 +44,8 @@ class KeyRing:
         return owners[0]
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
 async def authenticate(request: Request) -> str:

@@ -5,9 +5,9 @@ import ipaddress
 import re
 import uuid
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ridgeline.api.errors import error_response, internal_error
@@ -17,8 +17,8 @@ from ridgeline.protocol import Refusal
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class RequestContext:
-    """Outermost: gives each request an id, returns it, and turns whatever escapes into an answer."""
+class RequestIds:
+    """Outermost: gives each request an id, the client's own where that is safe, and returns it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -31,21 +31,45 @@ class RequestContext:
         offered = Headers(scope=scope).get("x-request-id", "")
         request_id = offered if _SAFE_REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        await self.app(scope, receive, send_with_id)
+
+
+class ErrorBoundary:
+    """Turns whatever escapes into an answer; inside CORS, so that pages may read it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
         try:
-            await self.app(scope, receive, send_with_id)
+            await self.app(scope, receive, watched)
+        except BodyRefused as refused:
+            response = refused.response
+        except Refusal as refusal:
+            response = error_response(refusal)
         except Exception as error:
-            refusal = error if isinstance(error, Refusal) else internal_error(error, request_id)
-            if not started:
-                await error_response(refusal)(scope, receive, send_with_id)
+            response = error_response(internal_error(error, scope["state"]["request_id"]))
+        else:
+            return
+        if not started:
+            await response(scope, receive, send)
 
 
 class AllowedCallers:
@@ -65,28 +89,31 @@ class AllowedCallers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
-        if scope["type"] in ("http", "websocket"):
-            self._check(Headers(scope=scope))
-        await self.app(scope, receive, send)
+        refusal = self._refusal(Headers(scope=scope)) if scope["type"] in ("http", "websocket") else None
+        if refusal is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await error_response(refusal)(scope, receive, send)
 
-    def _check(self, headers: Headers) -> None:
+    def _refusal(self, headers: Headers) -> Refusal | None:
         hosts = headers.getlist("host")
         host = hosts[0].lower() if len(hosts) == 1 else ""
         if not self._is_known(_without_port(host)):
-            raise Refusal(
+            return Refusal(
                 "forbidden",
                 f"The Host header {host[:100]!r} is not a name of this server; its operator can add it to "
                 "allowed_hosts.",
             )
         origin = headers.get("origin")
-        if origin is None or origin.lower() in self._origins:
-            return
-        if urlsplit(origin).netloc.lower() != host:
-            raise Refusal(
-                "forbidden",
-                f"Pages of the origin {origin[:100]!r} may not call this server; its operator can add it to "
-                "allowed_origins.",
-            )
+        if origin is None or origin.lower() in self._origins or origin.lower().partition("://")[2] == host:
+            return None
+        return Refusal(
+            "forbidden",
+            f"Pages of the origin {origin[:100]!r} may not call this server; its operator can add it to "
+            "allowed_origins.",
+        )
 
     def _is_known(self, name: str) -> bool:
         if name in self._names or (self._suffixes and name.endswith(self._suffixes)):
@@ -154,30 +181,21 @@ class Limits:
             await _refuse_body(declared, limit)(scope, receive, send)
             return
         body = _BoundedBody(receive, limit, self._settings.body_timeout_seconds)
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self.app(scope, body.receive, watched)
-        except _BodyRefused as refused:
-            if not started:
-                await refused.response(scope, receive, send)
+        await self.app(scope, body.receive, send)
 
 
 _CLOSE = {"connection": "close"}
 
 
-class _BodyRefused(Exception):
-    def __init__(self, response: ASGIApp) -> None:
+class BodyRefused(Exception):
+    """A body that is too long or too slow; carries the answer."""
+
+    def __init__(self, response: Response) -> None:
         super().__init__()
         self.response = response
 
 
-def _refuse_body(size: str, limit: int) -> ASGIApp:
+def _refuse_body(size: str, limit: int) -> Response:
     refusal = Refusal(
         "request_too_large", f"The body may be {limit} bytes (max_body_bytes), but is {size[:20]}."
     )
@@ -207,9 +225,9 @@ class _BoundedBody:
                 "invalid_request",
                 f"The body did not arrive within {self._timeout_seconds:g} s (body_timeout_seconds).",
             )
-            raise _BodyRefused(error_response(refusal, status=408, headers=_CLOSE)) from error
+            raise BodyRefused(error_response(refusal, status=408, headers=_CLOSE)) from error
         self._complete = not message.get("more_body", False)
         self._bytes += len(message.get("body", b""))
         if self._bytes > self._limit:
-            raise _BodyRefused(_refuse_body(f"at least {self._bytes}", self._limit))
+            raise BodyRefused(_refuse_body(f"at least {self._bytes}", self._limit))
         return message

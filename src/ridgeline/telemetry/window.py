@@ -40,7 +40,8 @@ class Window:
         length = end - start
         for number in range(max(first, last - self._buckets + 1), last + 1):
             overlap = min(end, (number + 1) * self._width) - max(start, number * self._width)
-            self._put(number, amounts, overlap / length)
+            if overlap > 0:
+                self._put(number, amounts, overlap / length)
 
     def sums(self, now: float) -> list[float]:
         """Sum per channel over the window that ends now."""

@@ -1,0 +1,28 @@
+"""The generated page is current, and names no metric that nothing can export."""
+
+from pathlib import Path
+
+from ridgeline.telemetry.definitions import DEFINITIONS
+from ridgeline.telemetry.metrics import Metrics
+from ridgeline.telemetry.records import RequestRecord, StepRecord
+from ridgeline.telemetry.reference import reference
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def test_the_page_of_metrics_is_current():
+    assert PAGE.read_text() == reference(), "run python -m ridgeline.telemetry.reference > docs/metrics.md"
+
+
+def test_every_metric_defined_can_be_scraped():
+    metrics = Metrics(clock=lambda: 10.0)
+    meter = metrics.engine("m", block_size_tokens=16, blocks_total=100)
+    meter.step(
+        StepRecord(10.0, 0.1, 0.01, 0.09, 4, 4, 1, 100, 50, 30, 20, 1e9, 1e8, 1e12, 1e11, "compute", 3)
+    )
+    meter.recomputed(3, 0.1, "preempted")
+    meter.evicted(2, "room")
+    meter.finished(RequestRecord("stop", 0.1, 0.2, 0.3, 4, 5, 0))
+    assert {family.name for family in metrics.collect()} == {
+        definition.name.removesuffix("_total") for definition in DEFINITIONS
+    }
