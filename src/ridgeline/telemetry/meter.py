@@ -202,9 +202,8 @@ class EngineMeter:
     def _rates(self, now: float) -> Iterator[Number]:
         sums = self._window.sums(now)
         span = min(self._window.span(now), now - self._born)
-        bound = {name: sums[place] for name, place in _BUSY.items()} | {
-            "idle": span - sum(sums[: len(_BUSY)])
-        }
+        bound: dict[Resource, float] = {"idle": span - sum(sums[: len(_BUSY)])}
+        bound |= {name: sums[place] for name, place in _BUSY.items()}
         most = max(bound, key=lambda name: bound[name])
         for resource in RESOURCES:
             yield "ridgeline_bound_by", (resource,), float(resource == most)

@@ -37,11 +37,12 @@ class Window:
         if first >= last:
             self._put(last, amounts, 1.0)
             return
+        if last * self._width >= end:  # it ends on a border: nothing of it is in the bucket after that
+            last -= 1
         length = end - start
         for number in range(max(first, last - self._buckets + 1), last + 1):
             overlap = min(end, (number + 1) * self._width) - max(start, number * self._width)
-            if overlap > 0:
-                self._put(number, amounts, overlap / length)
+            self._put(number, amounts, overlap / length)
 
     def sums(self, now: float) -> list[float]:
         """Sum per channel over the window that ends now."""
