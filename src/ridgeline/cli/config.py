@@ -66,7 +66,7 @@ def _defaults(ctx: Any, path: Path, table: Mapping[str, object]) -> dict[str, ob
         parameter = parameters[key]
         try:
             converted = _value(parameter, value)
-            parameter.type_cast_value(ctx, converted)
+            parameter.process_value(ctx, converted)
         except typer.BadParameter as error:
             raise typer.BadParameter(f"{path}: '{key}' in [{ctx.command.name}]: {error.message}") from error
         defaults[parameter.name] = converted

@@ -23,7 +23,7 @@ Level = Annotated[
 
 
 def set_up_logging(level: str) -> None:
-    """Log Ridgeline at `level`, and libraries from warning on (from info at debug level)."""
+    """Log Ridgeline at `level`, and libraries from warning on (most of them from info at debug level)."""
     logging.basicConfig(
         level=logging.INFO if level == "debug" else logging.WARNING,
         format="%(asctime)s %(levelname)-7s %(message)s",
@@ -31,3 +31,4 @@ def set_up_logging(level: str) -> None:
         force=True,
     )
     logging.getLogger("ridgeline").setLevel(level.upper())
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -58,16 +58,18 @@ def main() -> None:
     """Run the command named on the command line. Exit codes: 0 done, 1 failed, 2 wrong usage."""
     try:
         app()
-    except CommandFailed as failure:
-        message = str(failure)
     except Exception as error:
-        message = f"unexpected {type(error).__name__}: {error}"
-        if not _debugging():
-            message += "\nRun again with RIDGELINE_LOG_LEVEL=debug to see where, and please report it."
-    if _debugging():
-        traceback.print_exc()
-    print(f"ridgeline: {message}", file=sys.stderr)  # noqa: T201
-    sys.exit(1)
+        if _debugging():
+            traceback.print_exc()
+        print(f"ridgeline: {_sentence(error)}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, CommandFailed):
+        return str(error)
+    hint = "" if _debugging() else "\nPlease report it, with what RIDGELINE_LOG_LEVEL=debug shows."
+    return f"unexpected {type(error).__name__}: {error}{hint}"
 
 
 if __name__ == "__main__":
