@@ -1,6 +1,7 @@
 """Shared by all tests: the rule that continuous integration skips nothing unseen."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,3 +52,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"skipped, NOT allowed here: {line}", red=True)
     if not _passed:
         terminalreporter.write_line("no test ran", red=True)
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The default model's GGUF file, fetched into the normal cache; the test fails where it cannot be."""
+    from ridgeline.models.catalogue import pull
+
+    return pull("smollm2-135m")
