@@ -88,10 +88,17 @@ class KVCache:
     def publish(self, block: int, key: bytes, tokens: tuple[int, ...], position: int) -> None:
         """A held block's content is complete: others may find it from now on.
 
-        Where another block has the same content, that one stays the shared one.
+        Where another held block has the same content, that one stays the shared one. An idle one
+        is given up: it would be evicted before this one is done with, and cut its chain in two.
         """
-        if block not in self._index:
-            self._index.publish(block, Entry(key, tokens, position))
+        if block in self._index:
+            return
+        other = self._index.block_of(key)
+        if other is not None and not self._holders[other]:
+            self._policy.remove(other)
+            self._index.withdraw(other)
+            self._free.append(other)
+        self._index.publish(block, Entry(key, tokens, position))
 
     def release(self, blocks: Sequence[int], now: float) -> None:
         """One holder less for each block of a chain, given in the chain's order.

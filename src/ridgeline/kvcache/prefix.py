@@ -54,6 +54,10 @@ class PrefixIndex:
         """Whether some block holds this key."""
         return key in self._block_of
 
+    def block_of(self, key: bytes) -> int | None:
+        """The block that holds this key, if one does."""
+        return self._block_of.get(key)
+
     def publish(self, block: int, entry: Entry) -> bool:
         """Make a block findable; False (nothing changes) when another block has the same key."""
         if entry.key in self._block_of:
