@@ -89,9 +89,9 @@ def test_preempted_ones_go_before_all_others_of_their_priority():
 def test_a_full_queue_names_its_length_its_limit_and_the_wait():
     queue = WaitingQueue(2)
     add(queue, "a")
-    assert not queue.full
+    assert not queue.is_full()
     add(queue, "b")
-    assert queue.full
+    assert queue.is_full()
     with pytest.raises(Refusal) as refused:
         queue.add("c", priority=0, tenant="", cost_tokens=1, now=0.0, estimated_wait=lambda: 7.25)
     assert refused.value.code == "at_capacity"
@@ -129,7 +129,7 @@ def test_the_longest_line_makes_room_for_another_tenant_but_not_for_its_own():
 def test_preempted_ones_are_never_displaced():
     queue = WaitingQueue(1)
     queue.requeue_front("old", priority=10, tenant="a", cost_tokens=10, now=0.0)
-    assert queue.full
+    assert queue.is_full()
     assert queue.displaced_by(priority=0, tenant="b") is None
 
 

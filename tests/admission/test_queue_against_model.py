@@ -124,7 +124,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def agree(self):
         assert len(self.queue) == len(self.model.ids())
-        assert self.queue.full == (len(self.model.ids()) >= LIMIT)
+        assert self.queue.is_full() == (len(self.model.ids()) >= LIMIT)
         assert self.queue.peek() == self.model.next()
         order = list(self.queue)
         assert sorted(order) == sorted(self.model.ids())

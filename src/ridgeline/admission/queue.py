@@ -49,10 +49,9 @@ class WaitingQueue:
             yield from self._front.get(priority, ())
             yield from (request.id for request in self._classes.get(priority, ()))
 
-    @property
-    def full(self) -> bool:
-        """Whether `add` would refuse."""
-        return len(self._requests) >= self.max_waiting
+    def is_full(self, places: int = 0) -> bool:
+        """Whether `add` would refuse. `places` are free ones that the head is about to take."""
+        return len(self._requests) >= self.max_waiting + places
 
     @property
     def waiting_tokens(self) -> int:
@@ -71,16 +70,18 @@ class WaitingQueue:
         tenant: str,
         cost_tokens: int,
         now: float,
+        places: int = 0,
         estimated_wait: Callable[[], float | None] | None = None,
     ) -> None:
-        """Join the queue. `cost_tokens` is what serving it is expected to take.
+        """Join the queue. `cost_tokens` is what serving it is expected to take; `places` are free
+        ones that the head is about to take, so that a burst to an idle server is not refused.
 
         Raises:
             Refusal: `at_capacity` when the queue is full, with `estimated_wait()` as the time
                 after which to try again. `displaced_by` says who could make room instead.
             ValueError: the id is waiting already.
         """
-        if self.full:
+        if self.is_full(places):
             wait = None if estimated_wait is None else estimated_wait()
             raise at_capacity(len(self), self.max_waiting, wait)
         request = self._enter(request_id, priority, tenant, cost_tokens, now)

@@ -39,6 +39,7 @@ class Replica:
         """`engine_groups` are the engines that share a compute thread, one engine a model."""
         self._models = {served.info.name: served for served in models}
         self._names = {alias: name for name, s in self._models.items() for alias in (name, *s.info.aliases)}
+        self.engines = [engine for group in engine_groups for engine in group]
         self._groups = engine_groups
         self._threads: dict[str, EngineThread] = {}
         self._live: dict[str, _Live] = {}

@@ -38,7 +38,9 @@ class Line:
             if self.head() is head:
                 return
 
-    def join(self, sequence: Sequence, running: Seq[Sequence], now: float) -> Sequence | None:
+    def join(
+        self, sequence: Sequence, running: Seq[Sequence], now: float, free_slots: int
+    ) -> Sequence | None:
         """Queue up; returns who was displaced for it from a full queue, if anybody.
 
         Raises:
@@ -46,7 +48,7 @@ class Line:
         """
         spec = sequence.spec
         displaced = None
-        if self._queue.full:
+        if self._queue.is_full(free_slots):
             name = self._queue.displaced_by(priority=spec.priority, tenant=spec.tenant)
             if name is not None:
                 displaced = self._waiting[name]
@@ -57,6 +59,7 @@ class Line:
             tenant=spec.tenant,
             cost_tokens=len(spec.prompt) + self._expected.total(0, spec.max_tokens),
             now=now,
+            places=free_slots,
             estimated_wait=lambda: self.wait_seconds(running, now),
         )
         self._waiting[spec.id] = sequence

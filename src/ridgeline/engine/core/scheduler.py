@@ -92,7 +92,7 @@ class Scheduler:
         self._refuse_unservable(spec)
         arrived = now if arrived_seconds is None else arrived_seconds
         sequence = Sequence(spec, arrived, tokens=list(spec.prompt), order=self._order)
-        displaced = self._line.join(sequence, self._running, now)
+        displaced = self._line.join(sequence, self._running, now, len(self._free_slots))
         self._order += 1
         self._sequences[spec.id] = sequence
         if displaced is None:
