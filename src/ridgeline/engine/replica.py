@@ -5,6 +5,7 @@ Lives in the server's event loop; the engines live in their threads. Between the
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from ridgeline.engine.loop import Engine, EngineThread, Report
 from ridgeline.engine.served import ServedModel
 from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status
 from ridgeline.telemetry.records import RequestRecord
+
+SWITCH_INTERVAL_SECONDS = 0.0005
 
 LONG_TEXT_CHARACTERS = 16_384
 """Longer texts are tokenised in a thread, so that they do not hold up everybody's stream."""
@@ -55,6 +58,9 @@ class Replica:
 
     async def start(self) -> None:
         """Start the engine threads; ready when it returns."""
+        # A step makes hundreds of calls that each give up and take back the interpreter; at the
+        # default of 5 ms a busy event loop would turn a step of 1 ms into one of 100 ms.
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         self._loop = asyncio.get_running_loop()
         for group in self._groups:
             thread = EngineThread(group, self._deliver)
