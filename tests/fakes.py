@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ridgeline.protocol import (
     Delta,
@@ -147,31 +148,22 @@ class FakeBackend:
 
     def _answer(self, request: Request, index: int, prompt: list[int]) -> list[Delta]:
         words = self._words(request, index, prompt)
-        stopping, deltas, text = request.stopping, [], ""
-        if request.echo:
-            deltas.append(self._echoed(request, index, prompt))
+        stopping, sampling = request.stopping, request.sampling
         limit = stopping.max_tokens if stopping.max_tokens is not None else len(words) + 1
-        finish, reason = ("length" if limit <= len(words) else "stop"), None
+        cut = _cut("".join(words[:limit]), stopping.stop)
+        deltas = [self._echoed(request, index, prompt)] if request.echo else []
+        length = drawn = 0
         for position, word in enumerate(words[:limit]):
-            scores = (
-                (_score(word, position, request.sampling.logprobs),)
-                if request.sampling.logprobs is not None
-                else None
-            )
-            before, text = len(text), text + word
-            cut = min((text.find(stop) for stop in stopping.stop if stop in text), default=-1)
-            if cut >= 0:
-                reason = next(stop for stop in stopping.stop if text.startswith(stop, cut))
-                finish, word = "stop", text[before:cut]
-            deltas.append(Delta(index, word, (_id_of(words[position]),), scores))
-            if self.cancel_after is not None and len(deltas) > self.cancel_after:
-                finish = "cancelled"
+            scores = None if sampling.logprobs is None else (_score(word, sampling.logprobs),)
+            deltas.append(Delta(index, word[: max(0, cut.keep - length)], (_id_of(word),), scores))
+            length, drawn = length + len(word), position + 1
+            if length >= cut.end:
                 break
-            if cut >= 0:
-                break
-        drawn = sum(len(delta.token_ids) for delta in deltas[request.echo :])
+        finish = "stop" if cut.by is not None or limit > len(words) else "length"
+        if self.cancel_after is not None:
+            deltas, finish = deltas[: self.cancel_after], "cancelled"
         usage = Usage(len(prompt), drawn, cached_tokens=len(prompt) // 16 * 16)
-        return [*deltas, Delta(index, finish=finish, stop_reason=reason, usage=usage)]
+        return [*deltas, Delta(index, finish=finish, stop_reason=cut.by, usage=usage)]
 
     def _words(self, request: Request, index: int, prompt: list[int]) -> list[str]:
         if self.reply is not None:
@@ -220,7 +212,21 @@ def _id_of(word: str) -> int:
     return FIRST_WORD + WORDS.index(word) if word in WORDS else 0
 
 
-def _score(word: str, position: int, alternatives: int) -> TokenLogprob:
+class Cut(NamedTuple):
+    """How much of a text to keep, up to where it was drawn, and by which stop string."""
+
+    keep: int
+    end: int
+    by: str | None
+
+
+def _cut(text: str, stops: Sequence[str]) -> Cut:
+    found = [Cut(text.index(stop), text.index(stop) + len(stop), stop) for stop in stops if stop in text]
+    # Without one, nothing is cut and no length is enough to end the answer.
+    return min(found, default=Cut(len(text), len(text) + 1, None))
+
+
+def _score(word: str, alternatives: int) -> TokenLogprob:
     def entry(text: str, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         return TokenLogprob(_id_of(text), text, text.encode(), logprob, top)
 

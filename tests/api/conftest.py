@@ -1,14 +1,16 @@
 """A real server on a free port in a thread, with the fake backend behind it.
 
-To run the client's tests against another server, give its address in `RIDGELINE_TEST_BASE_URL` and
-the model in `RIDGELINE_TEST_MODEL`; tests that script the backend are left out by asking for `fake`.
+`test_openai_client.py` knows only `base_url` and `model`: override these two fixtures, or set
+`RIDGELINE_TEST_BASE_URL` and `RIDGELINE_TEST_MODEL`, to run it against another server.
 """
 
 import asyncio
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -64,10 +66,17 @@ def server(app: FastAPI) -> Iterator[str]:
 
 
 @pytest.fixture
-def base_url(server: str) -> str:
-    return f"{server}/v1"
+def base_url(request: pytest.FixtureRequest) -> str:
+    return os.environ.get("RIDGELINE_TEST_BASE_URL") or f"{request.getfixturevalue('server')}/v1"
 
 
 @pytest.fixture
 def model() -> str:
-    return "fake-model"
+    return os.environ.get("RIDGELINE_TEST_MODEL", "fake-model")
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without sockets, for what needs no real connection."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        yield client
