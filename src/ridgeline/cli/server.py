@@ -22,6 +22,7 @@ from ridgeline.cli.startup import Startup
 from ridgeline.engine.options import EngineOptions
 from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Request, Sampling, Stopping
+from ridgeline.store.errors import StoreError
 
 if TYPE_CHECKING:
     from ridgeline.engine.build import ModelSpec
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DATABASE = "conversations.db"
 MIN_FREE_BYTES = 16 * 2**20
 """Below this a conversation could not be kept for long; better told at the start."""
 
@@ -65,7 +67,7 @@ def _told_plainly() -> Iterator[None]:
     """What can go wrong with models, memory and disks, as one sentence."""
     try:
         yield
-    except ModelError as error:
+    except (ModelError, StoreError) as error:
         raise CommandFailed(str(error)) from error
     except MemoryError as error:
         raise CommandFailed(
@@ -131,15 +133,22 @@ def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: S
     from ridgeline.api.app import create_app
     from ridgeline.cli.http_server import DrainingServer
     from ridgeline.engine.build import build_replica
+    from ridgeline.store.database import prepare
+    from ridgeline.store.store import Store
     from ridgeline.telemetry.metrics import Metrics
+    from ridgeline.web.app import mount
 
     startup.lap("imports")
     metrics = Metrics()
     replica = build_replica(_specs(serving), serving.engine, metrics, startup.add)
     app = create_app(replica, serving.api, metrics)
+    database = data_dir / DATABASE
+    mount(app, backend=replica, store=Store(database))
     startup.lap("app")
 
     async def before() -> None:
+        await prepare(database)
+        startup.lap("database")
         await replica.start()
         await _first_tokens(replica)
         startup.lap("first token")
