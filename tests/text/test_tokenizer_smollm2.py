@@ -42,9 +42,7 @@ def test_conversations_are_rendered_and_tokenised_as_by_transformers(
 ) -> None:
     assert len(reference["chats"]) > 50
     for entry in reference["chats"]:
-        ids = tokenizer.encode_chat(
-            _messages(entry["messages"]), continue_final_message=entry["continued"]
-        )
+        ids = tokenizer.encode_chat(_messages(entry["messages"]), continue_final_message=entry["continued"])
         assert ids == entry["ids"], entry["messages"]
 
 

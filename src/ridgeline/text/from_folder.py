@@ -24,14 +24,11 @@ def tokenizer_from_folder(folder: Path) -> HuggingFaceTokenizer:
         others = [n for n in ("tokenizer.model", "vocab.json") if (folder / n).is_file()]
         hint = f"; convert its {others[0]} with transformers' save_pretrained" if others else ""
         raise ValueError(f"it has no tokenizer.json{hint}")
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more specific
-        raise ValueError(f"its tokenizer.json is damaged ({error})") from error
     config = _read(folder / "tokenizer_config.json")
+    named = _named_tokens(folder, config)
+    backend = _backend(path, named)
     backend.no_truncation()
     backend.no_padding()
-    named = _named_tokens(folder, config)
     if _is_rebuilt_llama(backend, config, _read(folder / "config.json")):
         _rebuild_llama(backend, config)
     _add_tokens(backend, config, named)
@@ -42,6 +39,31 @@ def tokenizer_from_folder(folder: Path) -> HuggingFaceTokenizer:
         named_tokens=named,
     )
     return HuggingFaceTokenizer(backend, settings)
+
+
+def _backend(path: Path, named: Mapping[str, str]) -> Tokenizer:
+    """The tokenizer of the file, without merges that would make a control token out of text."""
+    described = _read(path)
+    try:
+        model = described["model"]
+        if model["type"] != "BPE":
+            raise ValueError(f"its tokenizer.json is of type {model['type']!r}; supported is 'BPE'")
+        control = {token["content"] for token in described.get("added_tokens", ()) if token["special"]}
+        control |= set(named.values())
+        kept = [
+            m
+            for m in model["merges"]
+            if (m.replace(" ", "", 1) if isinstance(m, str) else m[0] + m[1]) not in control
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"its tokenizer.json is damaged (no {error})") from error
+    try:
+        if len(kept) == len(model["merges"]):
+            return Tokenizer.from_file(str(path))
+        model["merges"] = kept
+        return Tokenizer.from_str(json.dumps(described))
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"its tokenizer.json is damaged ({error})") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

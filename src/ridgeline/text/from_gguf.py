@@ -20,7 +20,8 @@ from tokenizers import (
 
 from ridgeline.text.tokenizer import HuggingFaceTokenizer, TokenizerSettings
 
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+_TEXT = (_NORMAL, _USER_DEFINED)
 _END_NAMES = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|eom_id|>", "</s>")
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -69,7 +70,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer:
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     name = metadata.get("tokenizer.ggml.pre", "")
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", ())]
+    merges = _listed_merges(metadata, tokens)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=name in _WHOLE_WORDS_FIRST))
     if name in _NFC:
@@ -99,12 +100,13 @@ def _byte_level_pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     scores = metadata.get("tokenizer.ggml.scores")
-    listed = metadata.get("tokenizer.ggml.merges")
-    if listed:
-        merges = [tuple(merge.split(" ", 1)) for merge in listed]
-    elif scores:
-        merges = _merges_from_scores(vocabulary, dict(zip(tokens, scores, strict=True)))
-    else:
+    merges = _listed_merges(metadata, tokens)
+    if not merges and scores:
+        scored = {
+            t: s for t, s, kind in zip(tokens, scores, _types(metadata, tokens), strict=True) if kind in _TEXT
+        }
+        merges = _merges_from_scores(vocabulary, scored)
+    if not merges:
         raise ValueError("its tokenizer of type 'llama' has neither scores nor merges")
     unknown = tokens[metadata.get("tokenizer.ggml.unknown_token_id", 0)]
     backend = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
@@ -115,6 +117,17 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else []))
     return backend
+
+
+def _types(metadata: Mapping[str, Any], tokens: list[str]) -> list[int]:
+    return list(metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens))
+
+
+def _listed_merges(metadata: Mapping[str, Any], tokens: list[str]) -> list[tuple[str, str]]:
+    """Merges of the file, without any that would make a control token out of text."""
+    control = {t for t, kind in zip(tokens, _types(metadata, tokens), strict=True) if kind not in _TEXT}
+    pairs = (merge.split(" ", 1) for merge in metadata.get("tokenizer.ggml.merges") or ())
+    return [(left, right) for left, right in pairs if left + right not in control]
 
 
 def _merges_from_scores(vocabulary: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -137,18 +150,18 @@ def _merges_from_scores(vocabulary: Mapping[str, int], scores: Mapping[str, floa
 
 
 def _add_tokens(backend: Tokenizer, metadata: Mapping[str, Any], tokens: list[str]) -> None:
-    types = metadata.get("tokenizer.ggml.token_type") or []
+    types = _types(metadata, tokens)
     byte_level = metadata["tokenizer.ggml.model"] == "gpt2"
     special_types = (_CONTROL,) if byte_level else (_CONTROL, _UNKNOWN)
     named = set(_named_ids(metadata).values())
     special = [
         AddedToken(token, normalized=False, special=True)
-        for index, (token, kind) in enumerate(zip(tokens, types, strict=False))
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if kind in special_types or index in named
     ]
     ordinary = [
         AddedToken(token, normalized=False, special=False)
-        for index, (token, kind) in enumerate(zip(tokens, types, strict=False))
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if kind == _USER_DEFINED and index not in named
     ]
     backend.add_special_tokens(special)
@@ -183,9 +196,9 @@ def _add_post_processor(backend: Tokenizer, metadata: Mapping[str, Any], tokens:
 def _settings(metadata: Mapping[str, Any], tokens: list[str]) -> TokenizerSettings:
     named = _named_ids(metadata)
     ends = {metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")}
-    types = metadata.get("tokenizer.ggml.token_type") or []
+    types = _types(metadata, tokens)
     by_name = {
-        token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=False)) if kind == _CONTROL
+        token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind == _CONTROL
     }
     ends |= {by_name[name] for name in _END_NAMES if name in by_name}
     return TokenizerSettings(

@@ -86,7 +86,8 @@ class HuggingFaceTokenizer:
         """Take over `backend` (it is changed).
 
         Raises:
-            ValueError: if its decoder is of a kind that cannot be streamed.
+            ValueError: if its decoder is of a kind that cannot be streamed, if it makes control tokens out of
+                text, or if the chat template does not compile.
         """
         self.decoding: Decoding = decoding_of(backend)
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
@@ -100,6 +101,13 @@ class HuggingFaceTokenizer:
         self._bytes: dict[int, bytes] = {}
         self._add_stand_ins()
         backend.encode_special_tokens = True
+        unknown = getattr(backend.model, "unk_token", None)  # stands for any text without a token
+        for token_id, token in self._special.items():
+            if (
+                token.content != unknown
+                and token_id in backend.encode(token.content, add_special_tokens=False).ids
+            ):
+                raise ValueError(f"its tokenizer makes the control token {token.content!r} out of text")
 
     def _add_stand_ins(self) -> None:
         nonce = secrets.token_hex(12)

@@ -53,10 +53,11 @@ TEXTS = [
     "\ufdd0 \ufffe \uffff \ufffd",
     "𝕳𝖊𝖑𝖑𝖔 𝓌𝑜𝓇𝓁𝒹 ｆｕｌｌｗｉｄｔｈ ᴛɪɴʏ",
     "\u202eright to left\u202c \u2066isolate\u2069",
-    "def f(x: int) -> int:\n    \"\"\"Doc.\"\"\"\n    return x ** 2  # squared\n\n\nif __name__ == '__main__':\n\tprint(f(3))\n",
-    "#include <stdio.h>\nint main(void) { printf(\"%d\\n\", 1 << 4); return 0; }",
+    'def f(x: int) -> int:\n    """Doc."""\n    return x ** 2  # squared\n\n\n'
+    "if __name__ == '__main__':\n\tprint(f(3))\n",
+    '#include <stdio.h>\nint main(void) { printf("%d\\n", 1 << 4); return 0; }',
     '{"key": [1, 2.5, null, true], "nested": {"a\\"b": "\\u00e9"}}',
-    "<html><body class=\"x\">&nbsp;&amp;</body></html> <!-- c -->",
+    '<html><body class="x">&nbsp;&amp;</body></html> <!-- c -->',
     "SELECT * FROM t WHERE a >= 1 AND b != 'x'; -- note",
     "https://example.com/path?q=1&r=%20#frag user@example.com C:\\dir\\file.txt",
     "$x_1 = \\frac{a}{b}$ \\( \\sum_{i=0}^{n} i^2 \\)",
@@ -138,7 +139,11 @@ def _chat(tokenizer: Any, turns: list[tuple[str, str]], continued: bool) -> dict
 def make() -> dict[str, Any]:
     """All of the reference."""
     tokenizer = load_tokenizer()
-    odd = [[("system", text), ("user", text), ("assistant", text), ("user", text)] for text in TEXTS if _plain(text)]
+    odd = [
+        [("system", text), ("user", text), ("assistant", text), ("user", text)]
+        for text in TEXTS
+        if _plain(text)
+    ]
     return {
         # split_special_tokens: special tokens in the text stay text
         "texts": [{"text": t, "ids": tokenizer.encode(t, split_special_tokens=True)} for t in TEXTS],
@@ -150,7 +155,5 @@ def make() -> dict[str, Any]:
 if __name__ == "__main__":
     # One entry a line keeps differences readable.
     made = make()
-    parts = [
-        f'"{key}": [\n' + ",\n".join(json.dumps(entry) for entry in made[key]) + "\n]" for key in made
-    ]
+    parts = [f'"{key}": [\n' + ",\n".join(json.dumps(entry) for entry in made[key]) + "\n]" for key in made]
     OUTPUT.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
