@@ -29,6 +29,10 @@ def message(name: str, parent: str | None = None, position: int = 0, text: str =
     return StoredMessage(name, "c1", parent, position, role, text, "complete", 5 + position)  # type: ignore[arg-type]
 
 
+def open_to_others(path: Path) -> bool:
+    return path.stat().st_mode & 0o077 != 0
+
+
 @pytest.fixture
 async def store(tmp_path: Path):
     store = Store(tmp_path / "data" / "conversations.db")
@@ -46,17 +50,18 @@ async def test_what_is_saved_comes_back_whole(store: Store) -> None:
         completion_tokens=9,
         cached_tokens=3,
         context_from=2,
-        first_token_ms=20,
+        ttft_ms=20,
+        decode_ms=25,
         finished_ms=30,
     )
-    await store.save(conversation(), [message("m1"), answer])
+    await store.save([conversation()], [message("m1"), answer])
     assert await store.conversation("ann", "c1") == conversation()
     assert await store.messages("c1") == [message("m1"), answer]
 
 
 async def test_saving_again_updates_and_survives_reopening(store: Store) -> None:
-    await store.save(conversation(), [message("m1")])
-    await store.save(conversation(updated_ms=99), [message("m1", text="Changed")])
+    await store.save([conversation()], [message("m1")])
+    await store.save([conversation(updated_ms=99)], [message("m1", text="Changed")])
     await store.close()
     await store.open()
     assert (await store.conversation("ann", "c1")).updated_ms == 99  # type: ignore[union-attr]
@@ -64,7 +69,7 @@ async def test_saving_again_updates_and_survives_reopening(store: Store) -> None
 
 
 async def test_tenants_do_not_see_each_other(store: Store) -> None:
-    await store.save(conversation(), [message("m1")])
+    await store.save([conversation()], [message("m1")])
     assert await store.conversations("bob") == []
     assert await store.conversation("bob", "c1") is None
     assert await store.conversation_of("bob", "m1") is None
@@ -76,14 +81,14 @@ async def test_tenants_do_not_see_each_other(store: Store) -> None:
 
 async def test_newest_first_in_pages(store: Store) -> None:
     for number in range(5):
-        await store.save(conversation(f"c{number}", updated_ms=number))
+        await store.save([conversation(f"c{number}", updated_ms=number)])
     first = await store.conversations("ann", limit=3)
     rest = await store.conversations("ann", limit=3, before_ms=first[-1].updated_ms)
     assert [row.id for row in first + rest] == ["c4", "c3", "c2", "c1", "c0"]
 
 
 async def test_deleting_hides_restoring_brings_back_purging_erases(store: Store, tmp_path: Path) -> None:
-    await store.save(conversation(), [message("m1"), message("m2", "m1", 1)])
+    await store.save([conversation()], [message("m1"), message("m2", "m1", 1)])
     assert await store.set_deleted("ann", "c1", 50)
     assert await store.conversations("ann") == []
     assert await store.conversation("ann", "c1") is None
@@ -96,7 +101,7 @@ async def test_deleting_hides_restoring_brings_back_purging_erases(store: Store,
 
 
 async def test_unfinished_answers_are_marked_interrupted(store: Store) -> None:
-    await store.save(conversation(), [message("m1"), replace(message("m2", "m1", 1), status="streaming")])
+    await store.save([conversation()], [message("m1"), replace(message("m2", "m1", 1), status="streaming")])
     assert await store.interrupt_streaming(77) == 1
     row = (await store.messages("c1"))[1]
     assert (row.status, row.error_code, row.finished_ms, row.content) == (
@@ -110,13 +115,13 @@ async def test_unfinished_answers_are_marked_interrupted(store: Store) -> None:
 
 async def test_a_failed_save_changes_nothing(store: Store) -> None:
     with pytest.raises(StoreError):
-        await store.save(conversation(), [message("m2", parent="nobody", position=1)])
+        await store.save([conversation()], [message("m2", parent="nobody", position=1)])
     assert await store.conversation("ann", "c1") is None
 
 
 async def test_many_writers_at_once(store: Store) -> None:
-    await store.save(conversation())
-    await asyncio.gather(*(store.save(None, [message(f"m{n}")]) for n in range(40)))
+    await store.save([conversation()])
+    await asyncio.gather(*(store.save([], [message(f"m{n}")]) for n in range(40)))
     assert len(await store.messages("c1")) == 40
 
 
@@ -127,14 +132,14 @@ async def test_connection_settings_and_private_file(store: Store) -> None:
     async with store._transaction() as connection:
         assert (await connection.exec_driver_sql("PRAGMA foreign_keys")).scalar() == 1
         assert (await connection.exec_driver_sql("PRAGMA busy_timeout")).scalar() == 5000
-    assert [os.stat(name).st_mode & 0o077 for name in (path, path.parent)] == [0, 0]
+    assert [open_to_others(name) for name in (path, path.parent)] == [False, False]
 
 
 async def test_queries_use_their_indexes(store: Store) -> None:
     async with store._transaction() as connection:
         for query, index in [
             (
-                "SELECT id FROM conversations WHERE tenant='a' AND deleted_ms IS NULL ORDER BY updated_ms DESC",
+                "SELECT id FROM conversations WHERE tenant='a' ORDER BY updated_ms DESC",
                 "ix_conversations_tenant_updated_ms",
             ),
             (
@@ -162,7 +167,7 @@ async def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None
 async def test_two_servers_may_make_the_same_file_at_once(tmp_path: Path) -> None:
     stores = [Store(tmp_path / "both.db") for _ in range(4)]
     await asyncio.gather(*(store.open() for store in stores))
-    await stores[0].save(conversation())
+    await stores[0].save([conversation()])
     assert await stores[3].conversation("ann", "c1") == conversation()
     for store in stores:
         await store.close()
@@ -175,7 +180,7 @@ async def test_a_folder_that_cannot_be_made_falls_back_to_memory_where_asked(tmp
         await store.open()
     await store.open(or_memory=True)
     assert store.problem is not None and "memory only" in store.problem
-    await asyncio.gather(*(store.save(conversation(f"c{n}")) for n in range(5)))
+    await asyncio.gather(*(store.save([conversation(f"c{n}")]) for n in range(5)))
     assert len(await store.conversations("ann")) == 5
     await store.close()
 
@@ -189,7 +194,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 
 async def test_a_full_database_is_one_sentence(store: Store) -> None:
-    await store.save(conversation(), [message("m1")])
+    await store.save([conversation()], [message("m1")])
     async with store._engine.connect() as connection:  # type: ignore[union-attr]
         pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar()
     await store.close()
@@ -203,7 +208,7 @@ async def test_a_full_database_is_one_sentence(store: Store) -> None:
     event.listen(store._engine.sync_engine, "connect", limit)  # type: ignore[union-attr]
     await store._engine.dispose()  # type: ignore[union-attr]
     with pytest.raises(StoreError, match=r"cannot be saved in .*conversations\.db: the disk is full"):
-        await store.save(None, [message("m2", text="x" * 1_000_000)])
+        await store.save([], [message("m2", text="x" * 1_000_000)])
     assert len(await store.messages("c1")) == 1
 
 

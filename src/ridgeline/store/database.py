@@ -24,6 +24,16 @@ def default_path() -> Path:
     return user_data_path("ridgeline", appauthor=False) / "conversations.db"
 
 
+async def prepare(database: str | Path) -> None:
+    """Find out early whether a database can be used; for a server before it starts.
+
+    Raises:
+        StoreError: as `open_database`.
+    """
+    engine = await open_database(database)
+    await engine.dispose()
+
+
 async def open_database(database: str | Path) -> AsyncEngine:
     """Connect to a file or URL and bring its schema up to date.
 

@@ -28,7 +28,9 @@ class StoredMessage:
         position: how many ancestors the message has.
         finish: why a complete answer ended (`stop` or `length`).
         error_code: for `failed` and `interrupted`, what happened; codes as in `protocol.errors`,
-            and `abandoned`, `server_stopped`.
+            and `unheard`, `server_stopped`.
+        ttft_ms: from the request to the first token; of the first run where it was continued.
+        decode_ms: from the first to the last token, summed over runs.
         context_from: position of the oldest message that the model was shown for this answer.
     """
 
@@ -48,5 +50,6 @@ class StoredMessage:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     context_from: int = 0
-    first_token_ms: int | None = None
+    ttft_ms: int | None = None
+    decode_ms: int | None = None
     finished_ms: int | None = None

@@ -51,12 +51,10 @@ class Store:
             await self._engine.dispose()
             self._engine = None
 
-    async def save(
-        self, conversation: Conversation | None = None, rows: Sequence[StoredMessage] = ()
-    ) -> None:
-        """Insert or update a conversation and messages (parents first) in one transaction."""
+    async def save(self, changed: Sequence[Conversation] = (), rows: Sequence[StoredMessage] = ()) -> None:
+        """Insert or update conversations and messages (parents first) in one transaction."""
         async with self._transaction() as connection:
-            if conversation is not None:
+            for conversation in changed:
                 await _upsert(connection, conversations, asdict(conversation))
             for row in rows:
                 await _upsert(connection, messages, asdict(row))

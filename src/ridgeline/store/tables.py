@@ -42,7 +42,8 @@ messages = Table(
     Column("completion_tokens", Integer),
     Column("cached_tokens", Integer),
     Column("context_from", Integer, nullable=False),
-    Column("first_token_ms", BigInteger),
+    Column("ttft_ms", Integer),
+    Column("decode_ms", Integer),
     Column("finished_ms", BigInteger),
     Index(None, "conversation_id", "position"),
 )

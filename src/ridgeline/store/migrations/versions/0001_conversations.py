@@ -42,7 +42,8 @@ def upgrade() -> None:
         sa.Column("completion_tokens", sa.Integer),
         sa.Column("cached_tokens", sa.Integer),
         sa.Column("context_from", sa.Integer, nullable=False),
-        sa.Column("first_token_ms", sa.BigInteger),
+        sa.Column("ttft_ms", sa.Integer),
+        sa.Column("decode_ms", sa.Integer),
         sa.Column("finished_ms", sa.BigInteger),
         sa.PrimaryKeyConstraint("id", name="pk_messages"),
         sa.ForeignKeyConstraint(

@@ -1,0 +1,1 @@
+"""The chat site: its page, its routes, and answers as server jobs."""

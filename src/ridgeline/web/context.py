@@ -1,0 +1,75 @@
+"""Which part of a conversation the model is shown: the newest turns that fit its context."""
+
+from collections.abc import Sequence
+
+from ridgeline.protocol import Backend, Message, ModelInfo, Refusal
+from ridgeline.store.records import StoredMessage
+
+# When the window must move it moves further than needed. A window that moved at every turn would
+# change the beginning of every prompt, and no cached prefix could ever be used again.
+_KEEP_FRACTION = 0.7
+
+
+def path_to(rows: Sequence[StoredMessage], leaf: StoredMessage) -> list[StoredMessage]:
+    """The messages from the first one to `leaf`, along their parents."""
+    by_id = {row.id: row for row in rows}
+    path = [leaf]
+    while (parent := path[-1].parent_id) is not None:
+        path.append(by_id[parent])
+    return path[::-1]
+
+
+def newest_path(rows: Sequence[StoredMessage]) -> list[StoredMessage]:
+    """The branch that ends in the newest message."""
+    if not rows:
+        return []
+    return path_to(rows, max(rows, key=lambda row: (row.created_ms, row.position)))
+
+
+async def window_start(
+    backend: Backend, model: ModelInfo, path: Sequence[StoredMessage], *, reserve_tokens: int
+) -> int:
+    """Position of the oldest message of `path` that the model can be shown.
+
+    The last message is always shown. The window starts where it did for the answer before, and
+    moves only when it must.
+
+    Raises:
+        Refusal: `context_length_exceeded` where the last message alone is too long.
+    """
+    reserve = min(reserve_tokens, model.max_context_tokens // 4)
+    limit = model.max_context_tokens - reserve
+    start = max((row.context_from for row in path), default=0)
+
+    async def tokens_from(first: int) -> int:
+        return len(await backend.tokenize(model.name, messages=shown(path, first)))
+
+    if await tokens_from(start) <= limit:
+        return start
+    # Turns begin with what the user said; the shown part must begin with a turn.
+    starts = [row.position for row in path if row.role == "user" and row.position > start]
+    keep = int(limit * _KEEP_FRACTION)
+    low, high = 0, len(starts)
+    while low < high:
+        middle = (low + high) // 2
+        if await tokens_from(starts[middle]) <= keep:
+            high = middle
+        else:
+            low = middle + 1
+    if low < len(starts):
+        return starts[low]
+    last = starts[-1] if starts else start
+    needed = await tokens_from(last)
+    if needed <= limit:
+        return last
+    raise Refusal(
+        "context_length_exceeded",
+        f"The message has {needed} tokens, but {model.name} can be shown {limit} (its context of "
+        f"{model.max_context_tokens} tokens, less {reserve} for the answer): shorten the message.",
+        param="content",
+    )
+
+
+def shown(path: Sequence[StoredMessage], first: int) -> tuple[Message, ...]:
+    """The messages from position `first` on, as the model gets them; empty answers are left out."""
+    return tuple(Message(row.role, row.content) for row in path if row.position >= first and row.content)

@@ -1,0 +1,37 @@
+"""What an operator may set about the chat site."""
+
+from dataclasses import dataclass, field
+
+from ridgeline.protocol import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """Limits and habits of the chat site.
+
+    Attributes:
+        max_running_answers: answers being made at once for one owner; more are `rate_limited`.
+        max_conversations: conversations kept for one owner.
+        max_message_characters: longest message that may be sent.
+        max_answer_tokens: an answer ends here, and can be continued.
+        min_answer_tokens: room for the answer that the history must leave free in the context
+            (a quarter of the context where that is less).
+        unheard_seconds: an answer that nobody listens to for this long is ended.
+        save_interval_seconds: how often a growing answer is written to the database.
+        heartbeat_seconds: a silent event stream says that it lives this often.
+        undo_seconds: how long a deleted conversation can be brought back.
+        linger_seconds: how long the event log of a finished answer is kept for late listeners.
+        sampling: how tokens are drawn; low temperatures suit small models.
+    """
+
+    max_running_answers: int = 4
+    max_conversations: int = 10_000
+    max_message_characters: int = 100_000
+    max_answer_tokens: int = 4096
+    min_answer_tokens: int = 1024
+    unheard_seconds: float = 60.0
+    save_interval_seconds: float = 1.0
+    heartbeat_seconds: float = 15.0
+    undo_seconds: float = 30.0
+    linger_seconds: float = 30.0
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.3, top_p=0.9))

@@ -1,0 +1,53 @@
+"""What the routes share, and its beginning and end."""
+
+import asyncio
+
+from ridgeline.protocol import Backend
+from ridgeline.store.errors import StoreError
+from ridgeline.store.store import Store
+from ridgeline.web.answers import Answers
+from ridgeline.web.conversations import Conversations, now_ms
+from ridgeline.web.settings import WebSettings
+
+
+class Site:
+    """The chat site behind its page."""
+
+    def __init__(self, backend: Backend, store: Store, settings: WebSettings) -> None:
+        self.backend = backend
+        self.settings = settings
+        self.conversations = Conversations(store)
+        self.answers = Answers(backend, self.conversations, settings)
+        self._store = store
+        self._purges: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Open the database and put right what an earlier server left unfinished."""
+        await self._store.open(or_memory=True)
+        try:
+            await self._store.interrupt_streaming(now_ms())
+            await self._store.purge_deleted(now_ms())
+        except StoreError as error:
+            self._store.problem = str(error)
+
+    async def close(self) -> None:
+        """End all answers, keep their text, close the database."""
+        await self.answers.close()
+        for purge in self._purges:
+            purge.cancel()
+        await asyncio.gather(*self._purges, return_exceptions=True)
+        await self._store.close()
+
+    def purge_later(self) -> None:
+        """Erase what is deleted now, once it cannot be brought back any more."""
+        task = asyncio.create_task(self._purge(now_ms()))
+        self._purges.add(task)
+        task.add_done_callback(self._purges.discard)
+
+    async def _purge(self, until_ms: int) -> None:
+        await asyncio.sleep(self.settings.undo_seconds)
+        # Where this fails, the next start does it.
+        try:
+            await self._store.purge_deleted(until_ms)
+        except StoreError as error:
+            self._store.problem = str(error)

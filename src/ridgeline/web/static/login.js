@@ -1,0 +1,52 @@
+// What is shown before there is anything to talk to.
+import { html, useState } from './lib.js';
+import { login } from './actions.js';
+import { Logo } from './icons.js';
+import { loginFailed } from './state.js';
+import { text, title } from './text.js';
+
+export function Login() {
+  const [key, setKey] = useState('');
+  const [busy, setBusy] = useState(false);
+  async function onSubmit(event) {
+    event.preventDefault();
+    setBusy(true);
+    await login(key);
+    setBusy(false);
+  }
+  return html`
+    <main class="gate">
+      <form onSubmit=${onSubmit}>
+        <${Logo} large />
+        <h1>${title}</h1>
+        <p>${text.login.body}</p>
+        <label for="key">${text.login.key}</label>
+        <input
+          id="key"
+          type="password"
+          value=${key}
+          required
+          autofocus
+          autocomplete="current-password"
+          aria-invalid=${loginFailed.value}
+          aria-describedby="key-error"
+          onInput=${(event) => setKey(event.target.value)}
+        />
+        <p id="key-error" class="bad" role="alert">${loginFailed.value ? text.login.wrong : ''}</p>
+        <button type="submit" class="primary" disabled=${busy || !key.trim()}>${text.login.submit}</button>
+      </form>
+    </main>
+  `;
+}
+
+export function Unreachable() {
+  return html`
+    <main class="gate" role="status">
+      <div>
+        <${Logo} large />
+        <h1>${text.unreachable.title}</h1>
+        <p>${text.unreachable.body}</p>
+      </div>
+    </main>
+  `;
+}

@@ -1,0 +1,75 @@
+// What the page knows, as signals; nothing here talks to the server.
+import { computed, signal } from './lib.js';
+import { MarkdownDocument } from './document.js';
+
+export const phase = signal('loading'); // loading | login | unreachable | ready
+export const loginFailed = signal(false);
+export const session = signal(null);
+export const conversations = signal([]);
+export const moreConversations = signal(false);
+export const thread = signal(null); // the open conversation, null for a new one
+export const missing = signal(false); // the address names a conversation that is not there
+export const notice = signal(null); // an error about what is in the message box
+export const toast = signal(null);
+export const status = signal(''); // the one polite line for screen readers
+export const drawer = signal(false);
+export const sending = signal(false);
+export const draft = signal('');
+export const pickedModel = signal(null);
+
+export class Message {
+  constructor(data) {
+    this.id = data.id;
+    this.role = data.role;
+    this.data = signal(data);
+    this.content = data.content;
+    this.lost = signal(false); // the connection, while the answer goes on
+    this.retryAt = signal(null);
+    this.document = data.role === 'assistant' ? new MarkdownDocument(data.content) : null;
+  }
+
+  get streaming() {
+    return this.data.value.status === 'streaming';
+  }
+
+  append(piece) {
+    this.content += piece;
+    this.document.append(piece);
+  }
+
+  // The server's view of the message replaces ours.
+  update(data) {
+    this.content = data.content;
+    this.data.value = data;
+    this.document.replace(data.content, data.status !== 'streaming');
+  }
+}
+
+export class Thread {
+  constructor(conversation, messages) {
+    this.id = conversation.id;
+    this.title = conversation.title;
+    this.model = signal(conversation.model);
+    this.messages = signal(messages.map((data) => new Message(data)));
+  }
+
+  get last() {
+    return this.messages.value.at(-1);
+  }
+}
+
+// Threads with an answer under way stay here while another one is shown.
+export const live = signal(new Map());
+
+export const answering = computed(() => {
+  const last = thread.value?.last;
+  return last?.role === 'assistant' && last.data.value.status === 'streaming' ? last : null;
+});
+
+export const models = computed(() => session.value?.models ?? []);
+
+export const model = computed(() => {
+  const names = models.value.map((entry) => entry.name);
+  const wanted = [pickedModel.value, thread.value?.model.value];
+  return wanted.find((name) => names.includes(name)) ?? names[0] ?? null;
+});

@@ -1,0 +1,83 @@
+// The messages of the open conversation, or an invitation to begin one.
+import { html, useLayoutEffect, useRef } from './lib.js';
+import { newChat, send } from './actions.js';
+import { Down, Logo } from './icons.js';
+import { Answer, Question } from './message.js';
+import { StickyScroll } from './scroll.js';
+import { missing, model, thread } from './state.js';
+import { text } from './text.js';
+
+const scroll = new StickyScroll();
+
+export function Messages() {
+  const box = useRef();
+  const content = useRef();
+  const open = thread.value;
+  const count = open?.messages.value.length ?? 0;
+  useLayoutEffect(() => scroll.attach(box.current, content.current), []);
+  useLayoutEffect(() => {
+    scroll.stuck.value = true;
+    scroll.follow();
+  }, [open?.id, count]);
+  return html`
+    <div class="scroller" ref=${box}>
+      <div class="column" ref=${content} role="log" aria-live="off" aria-label=${text.transcript} tabindex="-1">
+        ${missing.value ? html`<${Missing} />` : open ? html`<${Rows} open=${open} />` : html`<${Empty} />`}
+      </div>
+    </div>
+    ${scroll.stuck.value || !open
+      ? null
+      : html`<div class="latest"><button type="button" class="plain" onClick=${() => scroll.toEnd()}><${Down} />${text.latest}</button></div>`}
+  `;
+}
+
+function Rows({ open }) {
+  const messages = open.messages.value;
+  const last = messages.length - 1;
+  // The newest answer tells from where on the model was shown the conversation.
+  const from = messages[last]?.data.value.context_from ?? 0;
+  return messages.map(
+    (message, index) => html`
+      ${from > 0 && message.data.value.position === from ? html`<${Hidden} key=${`hidden-${from}`} count=${from} />` : null}
+      ${message.role === 'user'
+        ? html`<${Question} key=${message.id} message=${message} />`
+        : html`<${Answer} key=${message.id} thread=${open} message=${message} isLast=${index === last} />`}
+    `,
+  );
+}
+
+function Hidden({ count }) {
+  return html`<p class="divider" role="note"><span>${text.hidden(count)}</span></p>`;
+}
+
+function Empty() {
+  return html`
+    <section class="empty">
+      <${Logo} large />
+      <h2>${text.emptyTitle}</h2>
+      <p>${text.emptyBody(model.value)}</p>
+      <ul class="examples">
+        ${text.examples.map(
+          (example) => html`
+            <li>
+              <button type="button" onClick=${() => send(example.prompt)} disabled=${!model.value}>
+                <strong>${example.title}</strong><span>${example.prompt}</span>
+              </button>
+            </li>
+          `,
+        )}
+      </ul>
+    </section>
+  `;
+}
+
+function Missing() {
+  return html`
+    <section class="empty">
+      <${Logo} large />
+      <h2>${text.notFoundTitle}</h2>
+      <p>${text.notFoundBody}</p>
+      <p><button type="button" class="primary" onClick=${newChat}>${text.newChat}</button></p>
+    </section>
+  `;
+}

@@ -1,0 +1,93 @@
+"""A backend that says what it is told to, word by word, and can be held in the middle."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+
+from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status, Usage
+
+_WORDS = re.compile(r"\S+\s*|\s+")
+
+
+def words(text: str) -> list[str]:
+    """One token per word, with the white space after it."""
+    return _WORDS.findall(text)
+
+
+class ScriptedBackend:
+    """A `Backend` without a model.
+
+    Attributes:
+        reply: what is answered when the script is empty.
+        script: answers to give first, in order; a `Refusal` or another exception is raised.
+        hold_after: stop after so many words until this is None again or the request is cancelled.
+        delay_seconds: time per word.
+        requests: what was asked, in order.
+        running: ids of requests that hold blocks.
+    """
+
+    def __init__(self, reply: str = "Yes, of course.") -> None:
+        self.reply = reply
+        self.script: list[str | Exception] = []
+        self.hold_after: int | None = None
+        self.delay_seconds = 0.0
+        self.requests: list[Request] = []
+        self.running: set[str] = set()
+        self.infos = [ModelInfo("tiny", 1, 2000, 100, 1000)]
+        self.deaf = False
+        self._cancelled: set[str] = set()
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        self.requests.append(request)
+        reply = self.script.pop(0) if self.script else self.reply
+        if isinstance(reply, Refusal):
+            raise reply
+        prompt = len(await self.tokenize(request.model, messages=request.messages))
+        self.running.add(request.id)
+        try:
+            count = 0
+            for word in words(reply) if isinstance(reply, str) else ["Well, "]:
+                while self.hold_after is not None and count >= self.hold_after and not self._ended(request):
+                    await asyncio.sleep(0.005)
+                await asyncio.sleep(self.delay_seconds)
+                if self._ended(request):
+                    yield Delta(0, finish="cancelled", usage=Usage(prompt, count, prompt // 2))
+                    return
+                count += 1
+                yield Delta(0, word, (count,))
+                if count == request.stopping.max_tokens:
+                    yield Delta(0, finish="length", usage=Usage(prompt, count, prompt // 2))
+                    return
+            if isinstance(reply, Exception):
+                raise reply
+            yield Delta(0, finish="stop", usage=Usage(prompt, count, prompt // 2))
+        finally:
+            self.running.discard(request.id)
+
+    def _ended(self, request: Request) -> bool:
+        return request.id in self._cancelled
+
+    def cancel(self, request_id: str) -> None:
+        if not self.deaf:
+            self._cancelled.add(request_id)
+
+    def models(self) -> Sequence[ModelInfo]:
+        return self.infos
+
+    def status(self) -> Status:
+        models = tuple(
+            ModelStatus(info.name, 0, 8, 0, 8, 9, 9, 0, 0, 16, 1.0, "print") for info in self.infos
+        )
+        return Status("ready", models)
+
+    async def tokenize(
+        self, model: str, text: str | None = None, messages: Sequence[Message] | None = None
+    ) -> list[int]:
+        texts = [text] if text is not None else [message.content for message in messages or ()]
+        return [0] * sum(len(words(part)) for part in texts)
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        return " ".join(map(str, token_ids))
+
+    async def drain(self, timeout_seconds: float) -> None:
+        return None
