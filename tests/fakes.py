@@ -65,9 +65,10 @@ class FakeBackend:
     )
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        refuse = self.refuse
         self.requests.append(request)
-        if self.refuse is not None:
-            raise self.refuse
+        if refuse is not None:
+            raise refuse
         finished = False
         try:
             prompt = self._prompt_ids(request)
