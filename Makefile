@@ -15,13 +15,14 @@ TEST_STAMP := $(VENV)/.installed-test
 INPUTS := pyproject.toml constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
 
-.PHONY: help serve test lint bench clean
+.PHONY: help serve test lint bench docs clean
 
 help:
 	@echo "make serve   start the server with the default model   (ARGS=... for ridgeline serve)"
 	@echo "make test    run the fast tests                        (ARGS=... for pytest)"
 	@echo "make lint    ruff check, ruff format --check, mypy"
 	@echo "make bench   measure a running server                  (ARGS=... for ridgeline bench)"
+	@echo "make docs    write the generated parts of the documentation"
 	@echo "make clean   remove .venv and caches"
 
 serve: $(SERVE_STAMP)
@@ -37,6 +38,10 @@ lint: $(TEST_STAMP)
 
 bench: $(SERVE_STAMP)
 	@exec $(BIN)/ridgeline bench $(ARGS)
+
+docs: $(SERVE_STAMP)
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m ridgeline.telemetry.reference > docs/metrics.md
 
 # The stamps are written last, so that an interrupted installation is taken up again.
 $(SERVE_STAMP): $(INPUTS) $(BIN)/python

@@ -16,9 +16,10 @@ import typer
 from ridgeline.cli.params import ENV_PREFIX
 
 
-def key_of(parameter_name: str) -> str:
-    """The file's key of a parameter: `max_batch` is written `max-batch`."""
-    return parameter_name.replace("_", "-")
+def key_of(parameter: Any) -> str:
+    """The file's key of a parameter: `--max-batch` without its dashes, or an argument's name."""
+    flags = [flag for flag in parameter.opts if flag.startswith("--")]
+    return str(flags[0][2:] if flags else parameter.name)
 
 
 def _unknown(kind: str, name: str, known: Iterable[str], path: Path) -> typer.BadParameter:
@@ -55,7 +56,7 @@ def _value(parameter: Any, value: object) -> object:
 
 def _defaults(ctx: Any, path: Path, table: Mapping[str, object]) -> dict[str, object]:
     parameters = {
-        key_of(parameter.name): parameter
+        key_of(parameter): parameter
         for parameter in ctx.command.params
         if parameter.name not in ("help", "config")
     }
