@@ -5,8 +5,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -14,6 +15,8 @@ from platformdirs import user_cache_dir
 from ridgeline.models.errors import ModelError
 
 _TEMPORARY = "fetching-"
+_ABANDONED_SECONDS = 24 * 3600
+"""A staging directory this old was left by a process that was killed."""
 
 
 def cache_dir() -> Path:
@@ -30,11 +33,19 @@ def staging_dir(root: Path) -> Iterator[Path]:
     """
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root)
         path = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_abandoned(root: Path) -> None:
+    for path in root.glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):  # another process may be removing it too
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

