@@ -25,7 +25,7 @@ from ridgeline.models.uniform import uniform
 from ridgeline.protocol import Sampling
 
 GREEDY_BELOW = 1e-5
-"""Temperatures under this are greedy: dividing by less would overflow nothing but says the same."""
+"""Temperatures under this are greedy, as in vLLM."""
 
 _CANDIDATES = (128, 2048)
 _CDF_BLOCK = 128

@@ -89,7 +89,7 @@ class TorchCpuExecutor:
             max_batch,
             min(max_context_tokens or files.config.max_context, files.config.max_context),
         )
-        self._model = Transformer(
+        self.model = Transformer(
             files.config,
             weights,
             kernels,
@@ -113,7 +113,7 @@ class TorchCpuExecutor:
         layout = self._slots.lay_out(plan.rows)
         prepared = time.perf_counter()
         with torch.inference_mode():
-            hidden = self._model.forward(layout.batch)
+            hidden = self.model.forward(layout.batch)
         logger.debug("step %d: %.2f ms to prepare", plan.step, (prepared - started) * 1e3)
         return CpuHandle(plan, layout, hidden, time.perf_counter() - prepared)
 
@@ -130,13 +130,13 @@ class TorchCpuExecutor:
                 rows = self._results(handle)
         except NonFiniteLogitsError:
             for row in handle.plan.rows:
-                self._model.attention.clean(self._slots.blocks(row.slot))
+                self.model.attention.clean(self._slots.blocks(row.slot))
             raise
         return StepResult(rows, handle.seconds + time.perf_counter() - started)
 
     def close(self) -> None:
         """Give weights and KV cache back to the system."""
-        del self._model
+        del self.model
 
     def _results(self, handle: CpuHandle) -> tuple[RowResult, ...]:
         rows, first = handle.plan.rows, handle.layout.first
@@ -146,7 +146,7 @@ class TorchCpuExecutor:
         if not drawing:
             return tuple(results)
         last = torch.tensor([first[i] + len(rows[i].token_ids) - 1 for i in drawing])
-        logits = self._model.logits(handle.hidden.index_select(0, last))
+        logits = self.model.logits(handle.hidden.index_select(0, last))
         slots = [self._slots[rows[i].slot] for i in drawing]
         positions = [rows[i].start + len(rows[i].token_ids) for i in drawing]
         drawn = sample(logits, [slot.sampling for slot in slots], positions)
@@ -163,7 +163,7 @@ class TorchCpuExecutor:
         scores: list[Score] = []
         for done in range(0, len(wanted), _SCORED_AT_ONCE):
             part = wanted[done : done + _SCORED_AT_ONCE]
-            logits = self._model.logits(handle.hidden[first + done : first + done + len(part)])
+            logits = self.model.logits(handle.hidden[first + done : first + done + len(part)])
             check_finite(logits, range(row.start + done + 1, row.start + done + 1 + len(part)))
             scores += map(_to_plan, score(logits, part, top))
         return tuple(scores)
