@@ -21,10 +21,20 @@ from ridgeline.api.settings import ApiSettings
 from ridgeline.telemetry.metrics import Metrics
 
 
+class Stage:
+    """An ASGI app that is whatever app the running test put on it: one server serves all tests."""
+
+    app: FastAPI | None = None
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+
+
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
+def serving(app: object) -> Iterator[str]:
     """Serve an app on a free port in a thread; yields its address without a path."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     started = threading.Event()
     startup = server.startup
 
@@ -44,6 +54,13 @@ def serving(app: FastAPI) -> Iterator[str]:
         thread.join(10)
 
 
+@pytest.fixture(scope="session")
+def stage() -> Iterator[tuple[Stage, str]]:
+    empty = Stage()
+    with serving(empty) as address:
+        yield empty, address
+
+
 @pytest.fixture
 def fake() -> FakeBackend:
     return FakeBackend()
@@ -60,9 +77,11 @@ def app(fake: FakeBackend, settings: ApiSettings) -> FastAPI:
 
 
 @pytest.fixture
-def server(app: FastAPI) -> Iterator[str]:
-    with serving(app) as address:
-        yield address
+def server(app: FastAPI, stage: tuple[Stage, str]) -> str:
+    """Address of a real server of `app`."""
+    on, address = stage
+    on.app = app
+    return address
 
 
 @pytest.fixture

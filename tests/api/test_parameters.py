@@ -299,6 +299,7 @@ TEXT_ONLY = [
     ({"prompt": [True]}, "prompt", "token ids"),
     ({"prompt": [-1]}, "prompt", "-1"),
     ({"prompt": [999999]}, "prompt", "vocabulary"),
+    ({"prompt": [0] * (2**20 + 1)}, "prompt", "at most 1048576"),
     ({"prompt": ["x"] * 65}, "prompt", "at most 64"),
     ({"prompt": {"a": 1}}, "prompt", "an object"),
 ]

@@ -85,7 +85,7 @@ class AllowedCallers:
         self._names = {name.lower() for name in names | set(settings.allowed_hosts) if "*" not in name}
         self._suffixes = tuple(name[1:].lower() for name in settings.allowed_hosts if name.startswith("*."))
         self._any_address = not is_loopback(settings.host)
-        self._origins = {origin.rstrip("/").lower() for origin in settings.allowed_origins}
+        self._origins = {origin.lower() for origin in settings.allowed_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""

@@ -1,6 +1,7 @@
 """What an operator may set about the HTTP surface."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -62,6 +63,16 @@ class ApiSettings:
                 )
         if len(set(self.api_keys.values())) < len(self.api_keys):
             raise ValueError("Two API keys have the same value, so their tenants could not be told apart.")
+        for host in self.allowed_hosts:
+            if not re.fullmatch(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host):
+                raise ValueError(
+                    f"An allowed host is a name without scheme or port, or *.name, but one is {host!r}."
+                )
+        for origin in self.allowed_origins:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/*\s]+", origin):
+                raise ValueError(
+                    f"An allowed origin is written like https://chat.example.com, but one is {origin!r}."
+                )
         for limit in ("max_body_bytes", "max_header_bytes", "max_requests"):
             if getattr(self, limit) < 1:
                 raise ValueError(f"{limit} must be at least 1, but is {getattr(self, limit)}.")

@@ -58,23 +58,25 @@ def _cancelled(backend: Backend) -> Refusal:
     return Refusal("internal_error", "The server cancelled this answer before it was complete.")
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`; cancel it at once when the client goes away.
+async def while_connected(
+    receive: Receive, work: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, None]
+) -> T:
+    """Await `work`; cancel it at once when the client goes away, or one of `others` ends first.
 
     Raises:
         Gone: the client went away first.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(receive))
+    watches = [asyncio.ensure_future(watch) for watch in (_disconnected(receive), *others)]
     try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, *watches), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise Gone
         return task.result()
     finally:
-        task.cancel()
-        watch.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
+        for one in (task, *watches):
+            one.cancel()
+        await asyncio.gather(task, *watches, return_exceptions=True)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -129,30 +131,28 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer; return early, with everything cancelled, when the client is gone."""
         writer = _Writer(send, self.status_code, self.raw_headers, self._send_timeout_seconds)
+        produce = self._produce(writer, scope["state"]["request_id"])
         try:
-            await while_connected(receive, self._produce(writer))
-        except (Gone, _ClientTooSlow):
+            await while_connected(receive, produce, writer.stalled())
+        except Gone:
             return
-        except Exception as error:
-            refusal = (
-                error if isinstance(error, Refusal) else internal_error(error, scope["state"]["request_id"])
-            )
-            if not writer.started:
-                await error_response(refusal)(scope, receive, send)
-            else:
-                await writer.write(events([error_body(refusal)]), last=True)
+        except Refusal as refusal:
+            await error_response(refusal)(scope, receive, send)
 
-    async def _produce(self, writer: "_Writer") -> None:
+    async def _produce(self, writer: "_Writer", request_id: str) -> None:
         async def emit(position: int, delta: Delta) -> None:
             opening = [] if writer.started else self._chunks.opening()
             await writer.write(events(opening) + events(self._chunks.of(position, delta)))
 
-        await run(self._backend, self._requests, emit)
-        await writer.write(events(self._chunks.closing()) + b"data: [DONE]\n\n", last=True)
-
-
-class _ClientTooSlow(Exception):
-    pass
+        try:
+            await run(self._backend, self._requests, emit)
+            end = events(self._chunks.closing()) + b"data: [DONE]\n\n"
+        except Exception as error:
+            refusal = error if isinstance(error, Refusal) else internal_error(error, request_id)
+            if not writer.started:
+                raise refusal from None
+            end = events([error_body(refusal)])
+        await writer.write(end, last=True)
 
 
 class _Writer:
@@ -163,19 +163,31 @@ class _Writer:
         self._send = send
         self._start = {"type": "http.response.start", "status": status, "headers": headers}
         self._timeout_seconds = timeout_seconds
+        self._sending_since: float | None = None
+        self._clock = asyncio.get_running_loop().time
         self._turn = asyncio.Lock()
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send bytes; those of several streams come one after the other."""
         opens, self.started = not self.started, True
         async with self._turn:
-            try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    if opens:
-                        await self._send(self._start)
-                    await self._send({"type": "http.response.body", "body": data, "more_body": not last})
-            except TimeoutError as error:
-                raise _ClientTooSlow from error
+            self._sending_since = self._clock()
+            if opens:
+                await self._send(self._start)
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+            self._sending_since = None
+
+    async def stalled(self) -> None:
+        """Return when one write has waited for too long.
+
+        One sleeper for the whole stream: a timeout around each write would cost as much as the write.
+        """
+        while True:
+            since = self._sending_since
+            left = self._timeout_seconds - (0.0 if since is None else self._clock() - since)
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
 
 
 def events(objects: Iterable[object]) -> bytes:
