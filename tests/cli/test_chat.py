@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_openai import FakeServer, serving
+from fake_openai import FakeServer, Running
 from rich.console import Console
 
 from ridgeline.cli.errors import CommandFailed
@@ -22,38 +22,10 @@ from ridgeline.cli.terminal import Terminal, finished_length
 RIDGELINE = (sys.executable, "-m", "ridgeline.cli.main")
 
 
-class Running:
-    """A fake server on a thread of its own."""
-
-    def __init__(self, fake: FakeServer) -> None:
-        self.fake = fake
-        self.url = ""
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._up = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        assert self._up.wait(10)
-
-    def _run(self) -> None:
-        async def main() -> None:
-            async with serving(self.fake) as self.url:
-                self._up.set()
-                await self._stop.wait()
-
-        self._loop.run_until_complete(main())
-        self._loop.close()
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-
-
 @pytest.fixture
 def running() -> Iterator[Running]:
-    running = Running(FakeServer(tokens=3))
-    yield running
-    running.close()
+    with Running(FakeServer(tokens=3)) as running:
+        yield running
 
 
 def run(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":

@@ -109,6 +109,8 @@ def test_lists_from_file_and_environment(captured: Captured, tmp_path: Path) -> 
         (("--host", "0.0.0.0"), "key is required off the loopback address"),
         (("--device", "cuda"), "on the CPU only"),
         (("--device", "simulated:abacus"), "'abacus' is unknown"),
+        (("--dtype", "float64"), "cpu does not compute in 'float64'"),
+        (("--device", "simulated:a100-80", "--dtype", "float8"), "it has auto, float32"),
         (("--device", "gpu"), "there are cpu and simulated:NAME"),
         (("--api-key", "a=1", "--api-key", "a=2"), "two keys are called 'a'"),
         (

@@ -1,6 +1,7 @@
 """A small server that speaks the OpenAI protocol with answers that are known beforehand."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -88,3 +89,33 @@ async def serving(fake: FakeServer) -> AsyncIterator[str]:
         yield str(server.make_url("")).rstrip("/")
     finally:
         await server.close()
+
+
+class Running:
+    """A fake server on a thread of its own."""
+
+    def __init__(self, fake: FakeServer) -> None:
+        self.fake = fake
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._up.wait(10)
+
+    def _run(self) -> None:
+        async def main() -> None:
+            async with serving(self.fake) as self.url:
+                self._up.set()
+                await self._stop.wait()
+
+        self._loop.run_until_complete(main())
+        self._loop.close()
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)

@@ -23,6 +23,7 @@ def pull(
     \b
     Examples:
       ridgeline pull smollm2-135m
+      ridgeline pull hf:HuggingFaceTB/SmolLM2-360M-Instruct
     """
     from ridgeline.models.errors import ModelError
 
@@ -36,6 +37,23 @@ def pull(
 
 def pull_all(models: "Sequence[str]") -> "list[Path]":
     """Fetch models with a progress bar on standard error. Raises `ModelError`."""
+    from ridgeline.models import hub
+    from ridgeline.models.catalogue import CATALOGUE
+    from ridgeline.models.errors import ModelError
+
+    unknown = [name for name in models if name not in CATALOGUE and not name.startswith(hub.PREFIX)]
+    if unknown:
+        raise ModelError(
+            f"there is no model '{unknown[0]}' to fetch; the catalogue has {', '.join(CATALOGUE)},"
+            " and hf:org/name is fetched from the Hugging Face hub."
+        )
+    return [
+        hub.fetch(hub.parse_spec(name)) if name.startswith(hub.PREFIX) else _fetch(name) for name in models
+    ]
+
+
+def _fetch(name: str) -> "Path":
+    """Fetch a model of the catalogue."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -55,14 +73,6 @@ def pull_all(models: "Sequence[str]") -> "list[Path]":
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    paths = []
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for name in models:
-            task = progress.add_task(name, total=None)
-
-            def show(done: int, total: int, task: "object" = task) -> None:
-                progress.update(task, completed=done, total=total)  # type: ignore[arg-type]
-
-            paths.append(fetch(name, show))
-            progress.update(task, total=1, completed=1)
-    return paths
+        task = progress.add_task(name, total=None)
+        return fetch(name, lambda done, total: progress.update(task, completed=done, total=total))

@@ -34,6 +34,19 @@ def check_device(device: str) -> str:
     return device
 
 
+def _check_dtype(device: str, dtype: str) -> None:
+    """Refuse what the device cannot compute in; cpu's choice is torch's here."""
+    known = ["float32", "bfloat16"]
+    if device != "cpu":
+        from ridgeline.roofline import find_hardware
+
+        known = list(find_hardware(device.partition(":")[2]).flops_per_second)
+    if dtype not in ("auto", *known):
+        raise typer.BadParameter(
+            f"--dtype: {device} does not compute in '{dtype}'; it has auto, {', '.join(known)}"
+        )
+
+
 def serve(
     models: Annotated[
         list[str] | None,
@@ -67,7 +80,12 @@ def serve(
         ),
     ] = "cpu",
     dtype: Annotated[
-        str, option("--dtype", "Of weights and KV: auto, float32 or bfloat16.", metavar="DTYPE")
+        str,
+        option(
+            "--dtype",
+            "Of weights and KV: auto, float32, bfloat16; simulated devices have more.",
+            metavar="DTYPE",
+        ),
     ] = "auto",
     kv_memory: Annotated[
         int | None,
@@ -136,6 +154,7 @@ def serve(
       ridgeline serve --host 0.0.0.0 --api-key alice=a-long-secret
       ridgeline serve --device simulated:h100
     """
+    _check_dtype(device, dtype)
     from ridgeline.api.settings import ApiSettings
     from ridgeline.cli.server import Serving, run
     from ridgeline.engine.options import EngineOptions

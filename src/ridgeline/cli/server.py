@@ -1,11 +1,13 @@
 """Put a replica, the API and the chat page together in one process, and run it."""
 
+import importlib
 import logging
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,17 +132,24 @@ def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: S
 
     import uvloop
 
-    from ridgeline.api.app import create_app
-    from ridgeline.cli.http_server import DrainingServer
     from ridgeline.engine.build import build_replica
-    from ridgeline.store.database import prepare
-    from ridgeline.store.store import Store
     from ridgeline.telemetry.metrics import Metrics
-    from ridgeline.web.app import mount
 
     startup.lap("imports")
     metrics = Metrics()
-    replica = build_replica(_specs(serving), serving.engine, metrics, startup.add)
+    # Unpacking weights leaves the interpreter idle for long enough to import the whole server.
+    with ThreadPoolExecutor(1, "imports") as background:
+        server_imports = background.submit(_import_server)
+        replica = build_replica(_specs(serving), serving.engine, metrics, startup.add)
+        server_imports.result()
+    startup.lap("rest of imports")
+
+    from ridgeline.api.app import create_app
+    from ridgeline.cli.http_server import DrainingServer
+    from ridgeline.store.database import prepare
+    from ridgeline.store.store import Store
+    from ridgeline.web.app import mount
+
     app = create_app(replica, serving.api, metrics)
     database = data_dir / DATABASE
     mount(app, backend=replica, store=Store(database))
@@ -181,6 +190,11 @@ def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: S
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
     typer.echo("Ended.", err=True)
+
+
+def _import_server() -> None:
+    for name in ("api.app", "cli.http_server", "store.store", "web.app"):
+        importlib.import_module(f"ridgeline.{name}")
 
 
 async def _first_tokens(replica: "Replica") -> None:
