@@ -12,13 +12,15 @@ router = APIRouter(prefix="/health")
 metrics_router = APIRouter()
 
 
-@router.api_route("/live", methods=["GET", "HEAD"])
+@router.get("/live")
+@router.head("/live", include_in_schema=False)
 async def live() -> Response:
     """200 as long as the process answers."""
     return _json({"status": "alive"}, 200)
 
 
-@router.api_route("/ready", methods=["GET", "HEAD"])
+@router.get("/ready")
+@router.head("/ready", include_in_schema=False)
 async def ready(request: Request) -> Response:
     """200 while new requests are taken, else 503 with the reason. Full is still ready."""
     backend: Backend = request.app.state.backend
