@@ -47,9 +47,7 @@ class ScriptedBackend:
         try:
             count = 0
             for word in words(reply) if isinstance(reply, str) else ["Well, "]:
-                while self.hold_after is not None and count >= self.hold_after and not self._ended(request):
-                    await asyncio.sleep(0.005)
-                await asyncio.sleep(self.delay_seconds)
+                await self._wait(request, count)
                 if self._ended(request):
                     yield Delta(0, finish="cancelled", usage=Usage(prompt, count, prompt // 2))
                     return
@@ -63,6 +61,15 @@ class ScriptedBackend:
             yield Delta(0, finish="stop", usage=Usage(prompt, count, prompt // 2))
         finally:
             self.running.discard(request.id)
+
+    async def _wait(self, request: Request, count: int) -> None:
+        await asyncio.sleep(self.delay_seconds)
+        # Polled: tests change `hold_after` from another thread.
+        while not self._ended(request):
+            held = self.hold_after
+            if held is None or count < held:
+                return
+            await asyncio.sleep(0.005)
 
     def _ended(self, request: Request) -> bool:
         return request.id in self._cancelled

@@ -109,7 +109,9 @@ def main(arguments: list[str]) -> None:
     FOLDER.mkdir(exist_ok=True)
     known = json.loads(MANIFEST.read_text())["modules"] if MANIFEST.exists() else {}
     versions = {entry["package"]: entry["version"] for entry in known.values()}
-    versions.update(argument.split("=", 1) for argument in arguments)
+    for argument in arguments:
+        package, _, version = argument.partition("=")
+        versions[package] = version
     MANIFEST.write_text(json.dumps(renew(versions), indent=2) + "\n")
 
 

@@ -6,7 +6,7 @@ import { Close, Menu } from './icons.js';
 import { Login, Unreachable } from './login.js';
 import { Sidebar } from './sidebar.js';
 import { answering, drawer, model, models, phase, pickedModel, status, thread, toast } from './state.js';
-import { text, title } from './text.js';
+import { text } from './text.js';
 import { Messages } from './thread.js';
 
 const narrowQuery = matchMedia('(max-width: 820px)');
@@ -35,11 +35,13 @@ function Chat() {
     <a class="skip" href="#message">${text.skip}</a>
     <${Sidebar} narrow=${narrow} />
     ${open ? html`<div class="scrim" onClick=${closeDrawer}></div>` : null}
-    <main inert=${open}>
+    <div class="pane" inert=${open}>
       <${Header} />
-      <${Messages} />
-      <${Composer} />
-    </main>
+      <main>
+        <${Messages} />
+        <${Composer} />
+      </main>
+    </div>
     <${Toast} />
     <p class="offscreen" role="status" aria-live="polite">${status.value}</p>
   `;
@@ -59,7 +61,7 @@ function Header() {
       >
         <${Menu} />
       </button>
-      <h1>${thread.value?.title ?? title}</h1>
+      <h1>${thread.value?.title ?? text.newChat}</h1>
       <${ModelPicker} />
     </header>
   `;

@@ -5,6 +5,7 @@ import { signal } from './lib.js';
 import { blockOf, lex } from './markdown.js';
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^\n]*)\n/;
+const MARKER = /^ *(?:\d{1,9}[.)]?|[-*+])? *$/;
 const MAX_SHARE = 4; // of the time between two updates, at most a fifth is spent parsing
 
 export class MarkdownDocument {
@@ -47,7 +48,8 @@ export class MarkdownDocument {
       this.blocks.value = [...this.settled, open];
     } else {
       this.scanned = 0;
-      this.blocks.value = [...this.settled, ...this.parseTail(whole)];
+      const rest = this.parseTail(whole); // also moves blocks to `settled`
+      this.blocks.value = [...this.settled, ...rest];
     }
     const end = performance.now();
     this.notBefore = end + (end - begin) * MAX_SHARE;
@@ -70,6 +72,9 @@ export class MarkdownDocument {
   parseTail(whole) {
     const tokens = lex(this.tail);
     let last = tokens.length - 1;
+    while (last > 0 && tokens[last].type === 'space') last -= 1;
+    // "3" alone is a paragraph, but may become "3. " and go on with the list before it.
+    if (last > 0 && MARKER.test(tokens[last].raw)) last -= 1;
     while (last > 0 && tokens[last].type === 'space') last -= 1;
     let offset = 0;
     const rest = [];

@@ -20,8 +20,8 @@ export const Clock = icon(html`<circle cx="12" cy="12" r="8.5" /><path d="M12 7.
 export function Logo({ large }) {
   return html`
     <svg class=${large ? 'logo large' : 'logo'} viewBox="0 0 32 32" aria-hidden="true" focusable="false">
-      <path d="M3 24.5L11.5 11.5l4.8 6.4 3.7-4.7 9 11.3" />
-      <circle cx="22" cy="7.5" r="2.2" />
+      <path d="M2 26L11.5 10l5.2 8 3.8-5.2L30 26" />
+      <circle cx="23.5" cy="5.5" r="2.6" />
     </svg>
   `;
 }

@@ -11,6 +11,7 @@ const TAGS = [
 const SANITIZE = {
   ALLOWED_TAGS: TAGS,
   ALLOWED_ATTR: ['href', 'title', 'start', 'align'],
+  ADD_URI_SAFE_ATTR: ['start', 'align'],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,

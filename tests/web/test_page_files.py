@@ -1,0 +1,130 @@
+"""What is served as the page: from here alone, unchanged libraries, strict headers."""
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from served import Server
+
+from ridgeline.web import vendor
+from ridgeline.web.page import Page
+
+STATIC = Path(vendor.__file__).with_name("static")
+OURS = [path for path in STATIC.rglob("*") if path.is_file() and path.parent.name != "vendor"]
+MODULES = json.loads(vendor.MANIFEST.read_text())["modules"]
+# Names of XML namespaces look like addresses, but nobody ever asks for them.
+NAMESPACES = re.compile(r"http://www\.w3\.org/(1999/xhtml|2000/svg|1998/Math/MathML)")
+
+
+def without_comments(source: str) -> str:
+    source = re.sub(r"/\*.*?\*/", "", source, flags=re.S)
+    return re.sub(r"^\s*//.*$", "", source, flags=re.M)
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
+def test_our_files_name_no_other_host(path: Path) -> None:
+    assert not re.search(
+        r"(?:https?:)?//[a-z0-9-]+\.[a-z]", NAMESPACES.sub("", without_comments(path.read_text()))
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_load_nothing_from_other_hosts(name: str) -> None:
+    source = without_comments((vendor.FOLDER / name).read_text())
+    assert set(re.findall(r"""(?:from|import)\s*\(?["']([^"']+)""", source)) <= {
+        f"./{other}" for other in MODULES
+    }
+    assert not re.search(r"\b(fetch|XMLHttpRequest|importScripts|WebSocket|sendBeacon)\s*\(", source)
+    # The rest are words in error messages.
+    assert set(re.findall(r"https?://[\w.-]+", NAMESPACES.sub("", source))) <= {
+        "https://github.com",
+        "http://",
+    }
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_are_those_of_the_manifest(name: str) -> None:
+    entry = MODULES[name]
+    assert vendor.sha256((vendor.FOLDER / name).read_bytes()) == entry["sha256"]
+    assert entry["package"] == vendor.SOURCES[name].package
+    licence = (vendor.FOLDER / entry["licence_file"]).read_text()
+    assert entry["licence"].split("-")[0] in ("MIT", "Apache") and "opyright" in licence
+
+
+def test_nothing_is_vendored_that_the_manifest_does_not_name() -> None:
+    named = {"manifest.json", *MODULES, *(entry["licence_file"] for entry in MODULES.values())}
+    assert (
+        {path.name for path in vendor.FOLDER.iterdir()}
+        == named
+        == {"manifest.json", *vendor.SOURCES} | {entry["licence_file"] for entry in MODULES.values()}
+    )
+
+
+def test_a_library_for_browsers_imports_its_neighbours() -> None:
+    source = b'import{a}from"preact";import"preact/hooks";export*from\'@preact/signals-core\';\n'
+    source += b"//# sourceMappingURL=x.map"
+    assert vendor.browser_module(source) == (
+        b'import{a}from"./preact.js";import"./hooks.js";export*from"./signals-core.js";\n'
+    )
+
+
+def test_the_page_has_no_inline_script_or_style() -> None:
+    page = (STATIC / "index.html").read_text()
+    assert re.findall(r"<script[^>]*>(.*?)</script>", page, flags=re.S) == [""]
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", page)
+
+
+def test_every_module_of_ours_is_reachable() -> None:
+    seen, todo = set(), ["app.js"]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += re.findall(r"from '\./([\w/.-]+)'", (STATIC / name).read_text())
+    ours = {path.name for path in OURS if path.suffix == ".js"}
+    assert ours == {name for name in seen if not name.startswith("vendor/")}
+
+
+def test_headers_and_caching(server: Server) -> None:
+    with httpx.Client(base_url=server.url) as client:
+        for path in ("/", "/c/0123456789abcdef"):
+            page = client.get(path)
+            assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+            policy = dict(
+                part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";")
+            )
+            assert policy["default-src"] == policy["connect-src"] == policy["form-action"] == "'self'"
+            assert policy["base-uri"] == policy["frame-ancestors"] == policy["object-src"] == "'none'"
+            assert policy["img-src"] == "'self' data:"
+            assert "unsafe" not in page.headers["content-security-policy"]
+            assert page.headers["x-content-type-options"] == "nosniff"
+            assert page.headers["referrer-policy"] == "no-referrer"
+            assert page.headers["cache-control"] == "no-cache"
+        linked = re.findall(r'(?:href|src)="([^"]+)"', page.text)
+        assert len(linked) > 8
+        for path in linked:
+            asset = client.get(path)
+            assert asset.status_code == 200, path
+            assert "immutable" in asset.headers["cache-control"]
+            assert asset.headers["x-content-type-options"] == "nosniff"
+        version = linked[0].split("/")[2]
+        for path in (
+            "/assets/0000000000000000/app.js",
+            f"/assets/{version}/index.html",
+            f"/assets/{version}/../app.py",
+            f"/assets/{version}/%2e%2e/app.py",
+            f"/assets/{version}/vendor/manifest.json",
+        ):
+            assert client.get(path).status_code == 404, path
+
+
+def test_the_title_is_text() -> None:
+    assert "&lt;b&gt;&quot;x&quot;" in Page('<b>"x"')._html
+    assert "<b>" not in Page("<b>")._html
+
+
+def test_the_version_follows_the_content() -> None:
+    assert Page("a").version == Page("b").version
+    assert re.fullmatch(r"[0-9a-f]{16}", Page("a").version)
