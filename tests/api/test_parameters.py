@@ -1,5 +1,7 @@
 """Every documented parameter reaches the backend, or is refused by its name."""
 
+import json
+
 import pytest
 
 from ridgeline.protocol import Message, Sampling, Stopping
@@ -351,3 +353,19 @@ async def test_tokens_that_cannot_be_drawn_have_openai_s_least_logprob(http):
     response = await chat(http, logprobs=True, top_logprobs=10)
     tops = response.json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     assert tops[-1]["logprob"] == -9999.0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_parts_of_characters_are_told_apart_in_logprobs(http, stream):
+    asked = {"prompt": "aé🌍z", "echo": True, "max_tokens": 0, "logprobs": 1, "stream": stream}
+    response = await text(http, **asked)
+    whole = (
+        response.json() if not stream else json.loads(response.text.split("\n\n")[0].removeprefix("data: "))
+    )
+    logprobs = whole["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == [
+        "a",
+        *(f"bytes:\\x{byte:02x}" for byte in "é🌍".encode()),
+        "z",
+    ]
+    assert logprobs["text_offset"] == [0, 1, 1, 2, 2, 2, 2, 3]

@@ -1,5 +1,6 @@
 """`/v1/completions`."""
 
+import codecs
 from collections.abc import Iterable, Sequence
 
 from fastapi import APIRouter
@@ -42,7 +43,7 @@ async def create(http: HttpRequest) -> Response:
         _choice(
             index,
             "".join(answer.text),
-            _logprobs(answer.logprobs, 0) if body.logprobs is not None else None,
+            _logprobs(answer.logprobs, _Offsets()) if body.logprobs is not None else None,
             answer.finish,
             answer.stop_reason,
         )
@@ -55,7 +56,7 @@ class _Chunks:
     def __init__(self, around: Envelope, requests: Sequence[Request], include_usage: bool) -> None:
         self._around = around
         self._n = requests[0].n
-        self._offsets = [0] * (self._n * len(requests))
+        self._offsets = [_Offsets() for _ in range(self._n * len(requests))]
         self._usage = UsageSum(len(requests)) if include_usage else None
 
     def opening(self) -> Iterable[object]:
@@ -70,7 +71,6 @@ class _Chunks:
             return
         index = position * self._n + delta.index
         logprobs = _logprobs(delta.logprobs, self._offsets[index]) if delta.logprobs else None
-        self._offsets[index] += sum(len(token.text) for token in delta.logprobs or ())
         choice = _choice(index, delta.text, logprobs, delta.finish, delta.stop_reason)
         chunk = self._around.wrap("text_completion", [choice])
         yield chunk if self._usage is None else chunk | {"usage": None}
@@ -97,16 +97,26 @@ def _choice(
     }
 
 
-def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, object]:
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.text)
+class _Offsets:
+    """Counts characters of an answer; a token that ends within one begins no further character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def before(self, token: TokenLogprob) -> int:
+        """Whole characters before a token, which is the next one."""
+        here = self._characters
+        self._characters += len(self._decoder.decode(token.text_bytes))
+        return here
+
+
+def _logprobs(tokens: Sequence[TokenLogprob], offsets: _Offsets) -> dict[str, object]:
     return {
-        "tokens": [token.text for token in tokens],
+        "tokens": [_label(token) for token in tokens],
         "token_logprobs": [finite(token.logprob) for token in tokens],
         "top_logprobs": [_top(token) for token in tokens],
-        "text_offset": offsets,
+        "text_offset": [offsets.before(token) for token in tokens],
     }
 
 
@@ -116,5 +126,13 @@ def _top(token: TokenLogprob) -> dict[str, float | None] | None:
         return None
     top: dict[str, float | None] = {}
     for other in (*sorted(token.top, key=lambda one: -(one.logprob or 0.0)), token):
-        top.setdefault(other.text, finite(other.logprob))
+        top.setdefault(_label(other), finite(other.logprob))
     return top
+
+
+def _label(token: TokenLogprob) -> str:
+    """A token's text; of a part of a character its bytes, as OpenAI writes them."""
+    try:
+        return token.text_bytes.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.text_bytes)
