@@ -253,6 +253,22 @@ def test_separate_template_file_wins(tmp_path: Path) -> None:
             {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "x", "tokenizer.ggml.tokens": ["a"]},
             "pre-tokenizer is 'x'",
         ),
+        (
+            {
+                "tokenizer.ggml.model": "gpt2",
+                "tokenizer.ggml.tokens": ["a"],
+                "tokenizer.ggml.merges": ["a b"],
+            },
+            "tokenizer is damaged",
+        ),
+        (
+            {
+                "tokenizer.ggml.model": "gpt2",
+                "tokenizer.ggml.tokens": ["a"],
+                "tokenizer.ggml.eos_token_id": 7,
+            },
+            "tokenizer is damaged",
+        ),
     ],
 )
 def test_gguf_tokenizer_errors(metadata: dict[str, Any], reason: str) -> None:

@@ -57,15 +57,18 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer:
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not kind or not tokens:
         raise ValueError("it holds no tokenizer")
-    if kind == "gpt2":
-        backend = _byte_level(metadata, tokens)
-    elif kind == "llama":
-        backend = _sentencepiece(metadata, tokens)
-    else:
+    if kind not in ("gpt2", "llama"):
         raise ValueError(f"its tokenizer is of type {kind!r}; supported are 'gpt2' and 'llama'")
-    _add_tokens(backend, metadata, tokens)
-    _add_post_processor(backend, metadata, tokens)
-    return HuggingFaceTokenizer(backend, _settings(metadata, tokens))
+    try:
+        backend = (_byte_level if kind == "gpt2" else _sentencepiece)(metadata, tokens)
+        _add_tokens(backend, metadata, tokens)
+        _add_post_processor(backend, metadata, tokens)
+        settings = _settings(metadata, tokens)
+    except ValueError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        raise ValueError(f"its tokenizer is damaged ({error})") from error
+    return HuggingFaceTokenizer(backend, settings)
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
