@@ -49,7 +49,7 @@ def fetch(spec: HubSpec) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    named = f"hf:{spec.repo}" + (f"@{spec.revision}" if spec.revision else "")
+    named = PREFIX + spec.repo + (f"@{spec.revision}" if spec.revision else "")
     patterns = [spec.file] if spec.file else _PATTERNS
     try:
         folder = Path(
@@ -75,6 +75,10 @@ def fetch(spec: HubSpec) -> Path:
     except (errors.HfHubHTTPError, OSError) as error:
         raise ModelError(f"{named} could not be fetched ({error}); try again.") from error
     if spec.file is None:
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"{named} has no config.json; if it holds GGUF files, name one: {named}/file.gguf."
+            )
         return folder
     if not (folder / spec.file).is_file():
         raise ModelError(f"{named} has no file {spec.file}; look at its list of files for the right name.")
