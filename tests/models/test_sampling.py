@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ridgeline.models.filters import draw
 from ridgeline.models.logits import SamplingState
-from ridgeline.models.sampling import NonFiniteLogitsError, draw, sample, score
+from ridgeline.models.sampling import NonFiniteLogitsError, sample, score
 from ridgeline.models.uniform import splitmix64, uniform
 from ridgeline.protocol import Sampling
 

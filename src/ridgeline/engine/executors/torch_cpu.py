@@ -188,7 +188,7 @@ def resolve_dtype(dtype: str) -> str:
 
 def _multiplies_bfloat16() -> bool:
     found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def physical_cores() -> int:
