@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from small_models import ARCHITECTURES, make_model, reference_greedy, reference_
 from step_driver import GREEDY, StepDriver
 
 from ridgeline.engine.core.plan import IN_FLIGHT, Admission, Row, StepPlan
+from ridgeline.engine.executors.memory import available_bytes
 from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor, resolve_dtype
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
@@ -260,6 +262,31 @@ def test_too_little_memory_names_the_knob_and_the_number(files: ModelFiles) -> N
     assert make_executor(files, kv_memory_bytes=needed).geometry.blocks == 8
     with pytest.raises(ModelError, match="--kv-memory asks for"):
         make_executor(files, kv_memory_bytes=2**60)
+
+
+def test_memory_promised_to_another_model_is_not_given_twice(files: ModelFiles) -> None:
+    """The first one's blocks are not touched yet, so the system still calls them available."""
+    most = available_bytes() * 3 // 5
+    first = make_executor(files, kv_memory_bytes=most)
+    with pytest.raises(ModelError, match="--kv-memory asks for"):
+        make_executor(files, kv_memory_bytes=most)
+    first.close()
+    make_executor(files, kv_memory_bytes=most).close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("5000000", 1500000), ("max", None), ("1000", 0)], ids=["limit", "none", "over"]
+)
+def test_available_memory_heeds_the_container(tmp_path: Path, limit: str, expected: int | None) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("4000000\n")
+    (tmp_path / "memory.stat").write_text("anon 3500000\ninactive_file 500000\n")
+    found = available_bytes(tmp_path)
+    if expected is None:
+        assert found > 5_000_000
+    else:
+        assert found == expected
+    assert available_bytes(tmp_path / "nothing") > 5_000_000
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(files: ModelFiles) -> None:

@@ -1,18 +1,17 @@
 """The executor that computes on the CPU with torch."""
 
 import logging
-import os
 import time
+import weakref
 from dataclasses import dataclass
 
-import psutil
 import torch
 
-from ridgeline.engine.core.plan import Geometry, Handle, RowResult, Score, StepPlan, StepResult
+from ridgeline.engine.core.plan import Handle, RowResult, Score, StepPlan, StepResult
+from ridgeline.engine.executors.kv_size import plan_geometry
+from ridgeline.engine.executors.memory import available_bytes, gib, physical_cores
 from ridgeline.engine.executors.slots import Layout, Slots
 from ridgeline.kernels.cpu import CpuKernels, packs_weights
-from ridgeline.kernels.interface import KVShape
-from ridgeline.models.config import ModelConfig
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.models.sampling import NonFiniteLogitsError, TokenScore, check_finite, sample, score
@@ -21,12 +20,12 @@ from ridgeline.models.weights import assemble
 
 logger = logging.getLogger(__name__)
 
-BLOCK_SIZE_TOKENS = 16
-
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_KV_SHARE_OF_AVAILABLE = 0.4
 _SCORED_AT_ONCE = 64
 """Prompt positions whose logits are held at a time; a row of them is the size of the vocabulary."""
+
+_live: "weakref.WeakSet[TorchCpuExecutor]" = weakref.WeakSet()
+"""Executors of this process: their KV caches may still grow into memory that looks available."""
 
 
 @dataclass(slots=True)
@@ -82,22 +81,24 @@ class TorchCpuExecutor:
         _check_weights_fit(files, torch_dtype)
         kernels = CpuKernels(packed=packs_weights(torch_dtype))
         weights = assemble(files.config, files.tensors(), kernels, torch_dtype)
-        self.geometry = _geometry(
+        self.geometry = plan_geometry(
             files.config,
             torch_dtype,
-            kv_memory_bytes,
-            max_batch,
-            min(max_context_tokens or files.config.max_context, files.config.max_context),
+            kv_memory_bytes=kv_memory_bytes,
+            available=_available_bytes(),
+            max_batch=max_batch,
+            max_context_tokens=min(max_context_tokens or files.config.max_context, files.config.max_context),
         )
         self.model = Transformer(
             files.config,
             weights,
             kernels,
             blocks=self.geometry.blocks,
-            block_size_tokens=BLOCK_SIZE_TOKENS,
+            block_size_tokens=self.geometry.block_size_tokens,
         )
         self._slots = Slots(self.geometry)
         self.fingerprint = f"{files.fingerprint}-{self.dtype}-{kernels.name}"
+        _live.add(self)
 
     def launch(self, plan: StepPlan) -> CpuHandle:
         """Compute the step's tokens; on the CPU nothing is left to wait for but the drawing.
@@ -136,6 +137,7 @@ class TorchCpuExecutor:
 
     def close(self) -> None:
         """Give weights and KV cache back to the system."""
+        _live.discard(self)
         del self.model
 
     def _results(self, handle: CpuHandle) -> tuple[RowResult, ...]:
@@ -191,51 +193,17 @@ def _multiplies_bfloat16() -> bool:
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def physical_cores() -> int:
-    """Physical cores that this process may run on, at least one."""
-    cores = psutil.cpu_count(logical=False) or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
-    return max(1, cores)
+def _available_bytes() -> int:
+    """Memory to be had, less what other executors of this process have been promised."""
+    promised = sum(other.geometry.blocks * other.geometry.block_bytes for other in _live)
+    return max(0, available_bytes() - promised)
 
 
 def _check_weights_fit(files: ModelFiles, dtype: torch.dtype) -> None:
     needed = files.config.shape().parameters() * dtype.itemsize
-    available = psutil.virtual_memory().available
+    available = _available_bytes()
     if needed > available:
         raise ModelError(
-            f"{files.name} needs {_gib(needed)} for its weights in {str(dtype).removeprefix('torch.')}, "
-            f"but {_gib(available)} of memory are available; choose a smaller model or --dtype bfloat16."
+            f"{files.name} needs {gib(needed)} for its weights in {str(dtype).removeprefix('torch.')}, "
+            f"but {gib(available)} of memory are available; choose a smaller model or --dtype bfloat16."
         )
-
-
-def _geometry(
-    config: ModelConfig, dtype: torch.dtype, kv_memory_bytes: int | None, max_batch: int, context: int
-) -> Geometry:
-    shape = KVShape(config.layers, config.kv_heads, config.head_dim, 1, BLOCK_SIZE_TOKENS, dtype)
-    available = psutil.virtual_memory().available
-    wished = max_batch * -(-context // BLOCK_SIZE_TOKENS)
-    if kv_memory_bytes is None:
-        blocks = min(wished, int(available * _KV_SHARE_OF_AVAILABLE) // shape.block_bytes)
-    else:
-        blocks = kv_memory_bytes // shape.block_bytes
-    if blocks < max_batch:
-        given = available * _KV_SHARE_OF_AVAILABLE if kv_memory_bytes is None else kv_memory_bytes
-        raise ModelError(
-            f"{_gib(given)} for the KV cache hold {blocks} blocks of {BLOCK_SIZE_TOKENS} tokens, fewer than "
-            f"the {max_batch} sequences of a batch; --kv-memory must be at least "
-            f"{max_batch * shape.block_bytes} bytes, or --max-batch smaller."
-        )
-    if kv_memory_bytes is not None and kv_memory_bytes > available:
-        raise ModelError(
-            f"--kv-memory asks for {_gib(kv_memory_bytes)}, but {_gib(available)} of memory are available; "
-            "give less."
-        )
-    tokens = min(context, blocks * BLOCK_SIZE_TOKENS)
-    if tokens < context:
-        logger.warning("the KV cache holds %d tokens; the context is limited to that", tokens)
-    return Geometry(blocks, BLOCK_SIZE_TOKENS, shape.block_bytes, max_batch, tokens)
-
-
-def _gib(amount: float) -> str:
-    return f"{amount / 2**30:.2f} GiB"
