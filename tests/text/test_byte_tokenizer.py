@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridgeline.protocol import Message
+from ridgeline.protocol import Message, Refusal
 from ridgeline.text.byte_tokenizer import MINIMUM_VOCAB, SPECIAL_TOKENS, ByteTokenizer
 
 TOKENIZER = ByteTokenizer(400)
@@ -46,6 +46,13 @@ def test_template() -> None:
 def test_too_small_a_vocabulary() -> None:
     with pytest.raises(ValueError, match=f"at least {MINIMUM_VOCAB}, not 258"):
         ByteTokenizer(258)
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(Refusal, match="lone surrogate"):
+        TOKENIZER.encode("a\ud83d")
+    with pytest.raises(Refusal, match="lone surrogate"):
+        TOKENIZER.encode_chat([Message("user", "\ude00")])
 
 
 @given(text=MEAN_TEXT)

@@ -190,6 +190,27 @@ def test_control_tokens_are_never_made_by_merges() -> None:
     assert tokenizer.encode("</s>") == [6, 7]
 
 
+def test_tokens_listed_twice_keep_their_ids() -> None:
+    metadata: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": ["a", "b", "a", "<|im_end|>", "c"],
+        "tokenizer.ggml.token_type": [1, 1, 1, 3, 1],
+    }
+    tokenizer = tokenizer_from_gguf(metadata | {"tokenizer.chat_template": "<|im_end|>abc"})
+    assert tokenizer.vocab_size == 5
+    assert tokenizer.encode_chat([Message("user", "")]) == [3, 0, 1, 4]
+
+
+def test_gaps_in_the_vocabulary_are_told(tmp_path: Path) -> None:
+    from tokenizers import decoders, models
+
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 7}, []))
+    tokenizer.decoder = decoders.ByteLevel()
+    folder = write_folder(tmp_path, tokenizer, "llama", {"eos_token": "b"})
+    with pytest.raises(ValueError, match="ids leave gaps"):
+        tokenizer_from_folder(folder)
+
+
 def test_folder_merges_never_make_control_tokens(tmp_path: Path) -> None:
     from tokenizers import decoders, models
 

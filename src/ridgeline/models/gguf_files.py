@@ -81,16 +81,17 @@ class GgufWeights:
 
     def tensor(self, name: str) -> "torch.Tensor":
         """One tensor, dequantised to float32, rows in Hugging Face's order."""
+        import torch
+
         from ridgeline.models.dequantise import dequantise
 
         tensor = self._by_name[name]
-        values = dequantise(self.file.raw(tensor.name), tensor.quantization, str(self.file.path))
-        heads = self._interleaved_heads(name)
-        values = values.reshape(tensor.shape)
-        if heads is None:
-            return values
-        pairs = values.reshape(heads, tensor.shape[0] // heads // 2, 2, *tensor.shape[1:])
-        return pairs.transpose(1, 2).reshape(tensor.shape)
+        raw = self.file.raw(tensor.name)
+        if self._interleaved_heads(name) is not None:
+            # A vector is one row of blocks, a matrix one row of blocks for each of its rows.
+            raw = raw.reshape(tensor.shape[0], -1)[self.row_order(name)]
+        values = dequantise(raw, tensor.quantization, str(self.file.path))
+        return torch.from_numpy(values).reshape(tensor.shape)
 
     def _interleaved_heads(self, name: str) -> int | None:
         """Over how many heads the rows of this tensor are interleaved; None if they are not."""

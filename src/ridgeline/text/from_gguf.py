@@ -74,7 +74,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> HuggingFaceTokenizer:
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     name = metadata.get("tokenizer.ggml.pre", "")
     merges = _listed_merges(metadata, tokens)
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+    vocabulary = _vocabulary(tokens)
     backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=name in _WHOLE_WORDS_FIRST))
     if name in _NFC:
         backend.normalizer = normalizers.NFC()
@@ -101,7 +101,7 @@ def _byte_level_pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+    vocabulary = _vocabulary(tokens)
     scores = metadata.get("tokenizer.ggml.scores")
     merges = _listed_merges(metadata, tokens)
     if not merges and scores:
@@ -120,6 +120,14 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else []))
     return backend
+
+
+def _vocabulary(tokens: list[str]) -> dict[str, int]:
+    """Token to id; of tokens listed twice the first is the one that text becomes."""
+    vocabulary: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        vocabulary[f"{token}\ue000{index}" if token in vocabulary else token] = index
+    return vocabulary
 
 
 def _types(metadata: Mapping[str, Any], tokens: list[str]) -> list[int]:

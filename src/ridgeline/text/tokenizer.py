@@ -32,6 +32,9 @@ class Tokenizer(Protocol):
         """Ids of untrusted text: strings of special tokens stay text.
 
         The beginning-of-sequence token is added where the model's own tokenizer adds it.
+
+        Raises:
+            Refusal: `invalid_request` for a lone surrogate, which no encoding can carry.
         """
         ...
 
@@ -87,10 +90,10 @@ class HuggingFaceTokenizer:
 
         Raises:
             ValueError: if its decoder is of a kind that cannot be streamed, if it makes control tokens out of
-                text, or if the chat template does not compile.
+                text, if its ids leave gaps, or if the chat template does not compile.
         """
         self.decoding: Decoding = decoding_of(backend)
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self.eos_token_ids = settings.eos_token_ids
         self._special = _control_tokens(backend, settings.eos_token_ids)
         self._template = (
@@ -129,19 +132,31 @@ class HuggingFaceTokenizer:
         self._real_id = {
             self._backend.token_to_id(self._stand_in_of[t.content]): i for i, t in self._special.items()
         }
+        if any(stand_in < self.vocab_size for stand_in in self._real_id):
+            # New tokens are numbered from the size of the vocabulary on, whatever ids are taken.
+            raise ValueError("its tokenizer's ids leave gaps")
         contents = sorted(self._stand_in_of, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, contents))) if contents else None
 
     def encode(self, text: str) -> list[int]:
         """See `Tokenizer.encode`."""
-        return list(self._backend.encode(text).ids)
+        return self._ids(text, add_special_tokens=True)
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except TypeError as error:  # how the library says that it cannot make UTF-8 of it
+            raise Refusal(
+                "invalid_request",
+                "the text holds half a character (a lone surrogate, U+D800 to U+DFFF); send it as UTF-8",
+            ) from error
 
     def encode_chat(self, messages: Sequence[Message], *, continue_final_message: bool = False) -> list[int]:
         """See `Tokenizer.encode_chat`."""
         if self._template is None:
             raise Refusal(
                 "invalid_request",
-                "this model has no chat template; send a plain prompt to /v1/completions",
+                "This model has no chat template; send a plain prompt to /v1/completions.",
                 param="messages",
             )
         rendered = self._template.render(
@@ -151,7 +166,7 @@ class HuggingFaceTokenizer:
         if self._special_pattern is not None:
             rendered = self._special_pattern.sub(lambda m: self._stand_in_of[m.group()], rendered)
         rendered = rendered.replace(self._separator, "")
-        ids = self._backend.encode(rendered, add_special_tokens=False).ids
+        ids = self._ids(rendered, add_special_tokens=False)
         return [self._real_id.get(i, i) for i in ids]
 
     def _break(self, text: str) -> str:
