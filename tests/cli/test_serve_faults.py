@@ -197,7 +197,7 @@ def test_after_kill_it_starts_again_on_the_same_port(tmp_path: Path, simulated: 
         assert again.port == port
         events = list(again.stream(max_tokens=3, ignore_eos=True))
         assert events[-1] == {"done": True}
-        again.process.send_signal(signal.SIGTERM)
+        again.process.send_signal(signal.SIGINT)
         assert again.wait() == 0
 
 
