@@ -74,7 +74,7 @@ def test_the_stop_token_is_counted_but_not_shown() -> None:
     answer = Answer(0, ids("p"), Stopping(), TOKENIZER)
     delta = answer.push([Output("s", (*ids("hi"), EOS), finish="stop", stop_token_id=EOS)])
     assert delta is not None
-    assert (delta.text, delta.token_ids, delta.stop_reason) == ("hi", ids("hi"), EOS)
+    assert (delta.text, delta.token_ids, delta.finish, delta.stop_reason) == ("hi", ids("hi"), "stop", None)
     assert delta.usage is not None
     assert delta.usage.completion_tokens == 3
 
@@ -90,3 +90,10 @@ def test_what_could_have_been_a_stop_string_comes_out_at_the_end() -> None:
     deltas = feed(Stopping(stop=("abc",)), ids("xab"), Output("s", finish="length"))
     assert [d.text for d in deltas if d.text] == ["x", "ab"]
     assert deltas[-1].finish == "length"
+
+
+def test_a_stop_token_of_the_request_is_the_reason() -> None:
+    answer = Answer(0, ids("p"), Stopping(stop_token_ids=(ids("x")[0],)), TOKENIZER)
+    delta = answer.push([Output("s", ids("hix"), finish="stop", stop_token_id=ids("x")[0])])
+    assert delta is not None
+    assert (delta.text, delta.finish, delta.stop_reason) == ("hi", "stop", ids("x")[0])

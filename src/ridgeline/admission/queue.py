@@ -19,7 +19,7 @@ def at_capacity(waiting: int, limit: int, wait_seconds: float | None) -> Refusal
     promise = "" if wait_seconds is None else f"; a place is expected in {wait_seconds:.1f} s"
     return Refusal(
         "at_capacity",
-        f"the queue is full: {waiting} requests are waiting and max_waiting is {limit}{promise}",
+        f"The queue is full: {waiting} requests are waiting and max_waiting is {limit}{promise}.",
         retry_after_seconds=wait_seconds,
     )
 
@@ -128,13 +128,16 @@ class WaitingQueue:
             return
         self._classes[request.priority].remove(request, served=served)
 
-    def displaced_by(self, *, priority: int, tenant: str) -> str | None:
+    def displaced_by(self, *, priority: int, tenant: str, places: int = 0) -> str | None:
         """Who should be refused so that such a newcomer finds a place in a full queue, if anybody.
 
         The youngest of a lower priority; else, within its priority, the youngest of the tenant
         with most requests waiting, if that has at least two more than the newcomer's. Preempted
-        requests are never displaced. O(tenants); changes nothing.
+        requests are never displaced; while they overfill the queue, displacing one other makes no
+        room and nobody is named. `places` as for `add`. O(tenants); changes nothing.
         """
+        if len(self._requests) > self.max_waiting + places:
+            return None
         for worst in sorted(self._classes, reverse=True):
             if worst < priority:
                 break

@@ -120,7 +120,9 @@ class Answer:
         if self._logprobs:
             piece.logprobs += [self._logprob(score) for score in output.scores[: len(visible)]]
         text = self._detokenizer.push(visible)
-        piece.finish, piece.stop_reason = output.finish, output.stop_token_id
+        piece.finish = output.finish
+        if output.stop_token_id in self._stopping.stop_token_ids:
+            piece.stop_reason = output.stop_token_id  # the model's own end needs no reason
         if output.finish is not None:
             text += self._detokenizer.flush()
         if not checked:

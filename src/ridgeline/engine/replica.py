@@ -4,25 +4,21 @@ Lives in the server's event loop; the engines live in their threads. Between the
 """
 
 import asyncio
-import random
 import sys
-import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Literal
 
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.core.messages import Cancel, Output, Submit
-from ridgeline.engine.core.sequence import SequenceSpec
+from ridgeline.engine.intake import check_ids, encode, prompt_of, sequences_of
 from ridgeline.engine.loop import Engine, EngineThread, Report
+from ridgeline.engine.recorder import RequestRecorder
 from ridgeline.engine.served import ServedModel
 from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status
-from ridgeline.telemetry.records import RequestRecord
 
 SWITCH_INTERVAL_SECONDS = 0.0005
-
-LONG_TEXT_CHARACTERS = 16_384
-"""Longer texts are tokenised in a thread, so that they do not hold up everybody's stream."""
 
 
 @dataclass(slots=True, eq=False)
@@ -110,34 +106,48 @@ class Replica:
         self, model: str, text: str | None = None, messages: Sequence[Message] | None = None
     ) -> list[int]:
         """Token ids as the engine would see them."""
-        return list(await self._encode(self._resolve(model), text, messages, False))
+        return await encode(self._resolve(model), text, messages)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""
         served = self._resolve(model)
-        _check_ids(token_ids, served.tokenizer.vocab_size, "tokens")
+        check_ids(token_ids, served.tokenizer.vocab_size, "tokens")
         return served.tokenizer.decode(token_ids)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         """Stream the deltas of all `n` answers, interleaved as the steps give them."""
         if self._state != "ready":
-            reason = f"this server is {self._state}{self._detail and ': ' + self._detail}"
+            reason = f"This server is {self._state}{self._detail and ': ' + self._detail}."
             raise Refusal("shutting_down" if self._state == "draining" else "no_replica", reason)
         served = self._resolve(request.model)
-        prompt = await self._prompt(served, request)
-        live = self._register(served, request, prompt)
-        recorder = _Recorder(served, request, len(prompt))
+        recorder = RequestRecorder(served.meter, request)
         try:
-            while live.answers:
-                for delta in self._assemble(live, recorder, await _all_of(live.mailbox)):
+            prompt = await prompt_of(served, request)
+            recorder.prompt_tokens = len(prompt)
+            # Closed at once when our own reader leaves, not when the collector comes by.
+            async with aclosing(self._stream(served, request, prompt, recorder)) as deltas:
+                async for delta in deltas:
                     yield delta
-            recorder.outcome = recorder.outcome or "stop"
         except Refusal as refusal:
             recorder.outcome = refusal.code
             raise
+        except Exception:
+            recorder.outcome = "failed"
+            raise
+        finally:
+            recorder.close()
+
+    async def _stream(
+        self, served: ServedModel, request: Request, prompt: tuple[int, ...], recorder: RequestRecorder
+    ) -> AsyncGenerator[Delta, None]:
+        live = self._register(served, request, prompt)
+        try:
+            while live.answers:
+                for delta in self._assemble(live, recorder, await _all_of(live.mailbox)):
+                    recorder.outcome = recorder.outcome or delta.finish
+                    yield delta
         finally:
             self._forget(live)
-            recorder.close()
 
     # --- a request's way in --------------------------------------------------------------------
 
@@ -146,68 +156,15 @@ class Replica:
         if name is None:
             served = ", ".join(sorted(self._models))
             raise Refusal(
-                "model_not_found", f"model {model!r} is not served here; there are: {served}", param="model"
+                "model_not_found", f"Model {model!r} is not served here; there are: {served}.", param="model"
             )
         return self._models[name]
 
-    async def _prompt(self, served: ServedModel, request: Request) -> tuple[int, ...]:
-        if isinstance(request.prompt, tuple):
-            _check_ids(request.prompt, served.tokenizer.vocab_size, "prompt")
-            return request.prompt
-        return tuple(
-            await self._encode(served, request.prompt, request.messages, request.continue_final_message)
-        )
-
-    async def _encode(
-        self,
-        served: ServedModel,
-        text: str | None,
-        messages: Sequence[Message] | None,
-        continue_final_message: bool,
-    ) -> Sequence[int]:
-        tokenizer = served.tokenizer
-
-        def encode() -> Sequence[int]:
-            if messages is not None:
-                return tokenizer.encode_chat(messages, continue_final_message=continue_final_message)
-            return tokenizer.encode(text or "")
-
-        length = len(text or "") + sum(len(m.content) for m in messages or ())
-        # The longest token of a vocabulary is some 20 characters on average texts; 64 per token
-        # is past any prompt that could fit, and tokenising it would only burn a core.
-        limit = 64 * served.info.max_context_tokens
-        if length > limit:
-            raise Refusal(
-                "context_length_exceeded",
-                f"the prompt has {length} characters; with a context of "
-                f"{served.info.max_context_tokens} tokens at most {limit} are looked at",
-                param="messages" if messages is not None else "prompt",
-            )
-        return encode() if length <= LONG_TEXT_CHARACTERS else await asyncio.to_thread(encode)
-
     def _register(self, served: ServedModel, request: Request, prompt: tuple[int, ...]) -> _Live:
         if request.id in self._live_requests:
-            raise Refusal("invalid_request", f"request id {request.id} is in use", param="id")
-        seed = request.sampling.seed if request.sampling.seed is not None else random.getrandbits(62)
-        max_tokens = self._max_tokens(served, request, len(prompt))
+            raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
         live = _Live(served, request, {}, asyncio.Queue())
-        thread = self._threads[served.info.name]
-        stop_ids = set(request.stopping.stop_token_ids)
-        if not request.stopping.ignore_eos:
-            stop_ids |= served.tokenizer.eos_token_ids
-        specs = [
-            SequenceSpec(
-                id=f"{request.id}/{index}",
-                prompt=prompt,
-                sampling=replace(request.sampling, seed=seed + index),
-                max_tokens=max_tokens,
-                stop_token_ids=frozenset(stop_ids),
-                min_tokens=request.stopping.min_tokens,
-                priority=request.priority,
-                tenant=request.tenant,
-            )
-            for index in range(request.n)
-        ]
+        specs = sequences_of(served, request, prompt)
         for index, spec in enumerate(specs):
             live.answers[spec.id] = Answer(
                 index,
@@ -221,22 +178,8 @@ class Replica:
         self._live_requests[request.id] = live
         self._idle.clear()
         for spec in specs:
-            thread.send(served.info.name, Submit(spec, request.received_seconds))
+            self._threads[served.info.name].send(served.info.name, Submit(spec, request.received_seconds))
         return live
-
-    def _max_tokens(self, served: ServedModel, request: Request, prompt_tokens: int) -> int:
-        """The answer's limit: what was asked for, else what the context leaves."""
-        limit = served.info.max_context_tokens
-        asked = request.stopping.max_tokens
-        if prompt_tokens + (asked if asked is not None else 1) > limit:
-            raise Refusal(
-                "context_length_exceeded",
-                f"the prompt has {prompt_tokens} tokens"
-                + (f" and max_tokens is {asked}" if asked is not None else "")
-                + f", but the context of {served.info.name} holds {limit}",
-                param="messages" if request.messages is not None else "prompt",
-            )
-        return limit - prompt_tokens if asked is None else asked
 
     # --- an answer's way out -------------------------------------------------------------------
 
@@ -253,14 +196,14 @@ class Replica:
             self._statuses[report.model] = report.status
         if report.failure is not None:
             self._state, self._detail = "failed", report.failure
-            refusal = Refusal("internal_error", f"the engine stopped: {report.failure}")
+            refusal = Refusal("internal_error", f"The engine stopped: {report.failure}.")
             for sequence_id, live in self._live.items():
                 live.mailbox.put_nowait(Output(sequence_id, refusal=refusal))
         for output in report.outputs:
             if (addressee := self._live.get(output.sequence_id)) is not None:
                 addressee.mailbox.put_nowait(output)
 
-    def _assemble(self, live: _Live, recorder: "_Recorder", outputs: list[Output]) -> list[Delta]:
+    def _assemble(self, live: _Live, recorder: RequestRecorder, outputs: list[Output]) -> list[Delta]:
         """Join the outputs of each answer into one delta."""
         deltas = []
         by_sequence: dict[str, list[Output]] = {}
@@ -273,7 +216,7 @@ class Replica:
             if answer is None:
                 continue  # ended by a stop string; the engine was told
             delta = answer.push(of_answer)
-            recorder.observe(of_answer, delta)
+            recorder.observe(of_answer)
             if answer.finished:
                 del live.answers[sequence_id]
                 del self._live[sequence_id]
@@ -307,60 +250,3 @@ async def _all_of(mailbox: asyncio.Queue[Output]) -> list[Output]:
     while not mailbox.empty():
         outputs.append(mailbox.get_nowait())
     return outputs
-
-
-def _check_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> None:
-    for token_id in token_ids:
-        if not 0 <= token_id < vocab_size:
-            raise Refusal(
-                "invalid_request",
-                f"{param} has token id {token_id}, but ids go from 0 to {vocab_size - 1}",
-                param=param,
-            )
-
-
-class _Recorder:
-    """Times a request for the metrics; TTFT counts from receipt at the server."""
-
-    def __init__(self, served: ServedModel, request: Request, prompt_tokens: int) -> None:
-        self.outcome: str | None = None
-        self._served = served
-        self._received = request.received_seconds or time.monotonic()
-        self._prompt_tokens = prompt_tokens
-        self._completion_tokens = 0
-        self._cached_tokens = 0
-        self._queue_seconds: float | None = None
-        self._first: float | None = None
-        self._last: dict[str, float] = {}
-
-    def observe(self, outputs: Sequence[Output], delta: Delta | None) -> None:
-        """Outputs of one answer arrived together."""
-        now = time.monotonic()
-        count = sum(len(output.token_ids) for output in outputs)
-        sequence_id = outputs[0].sequence_id
-        self._queue_seconds = outputs[0].queue_seconds
-        self._cached_tokens = max(self._cached_tokens, outputs[0].cached_tokens)
-        if not count:
-            return
-        self._completion_tokens += count
-        if self._first is None:
-            self._first = now - self._received
-        if sequence_id in self._last:
-            self._served.meter.inter_token((now - self._last[sequence_id]) / count, count)
-        self._last[sequence_id] = now
-        if delta is not None and delta.finish is not None and self.outcome is None:
-            self.outcome = delta.finish
-
-    def close(self) -> None:
-        """The request is over; without an outcome its client went away."""
-        self._served.meter.finished(
-            RequestRecord(
-                outcome=self.outcome or "cancelled",
-                queue_seconds=self._queue_seconds,
-                time_to_first_token_seconds=self._first,
-                request_seconds=time.monotonic() - self._received,
-                prompt_tokens=self._prompt_tokens,
-                completion_tokens=self._completion_tokens,
-                cached_tokens=self._cached_tokens,
-            )
-        )

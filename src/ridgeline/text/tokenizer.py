@@ -132,7 +132,7 @@ class HuggingFaceTokenizer:
         self._real_id = {
             self._backend.token_to_id(self._stand_in_of[t.content]): i for i, t in self._special.items()
         }
-        if any(stand_in < self.vocab_size for stand_in in self._real_id):
+        if any(stand_in is None or stand_in < self.vocab_size for stand_in in self._real_id):
             # New tokens are numbered from the size of the vocabulary on, whatever ids are taken.
             raise ValueError("its tokenizer's ids leave gaps")
         contents = sorted(self._stand_in_of, key=len, reverse=True)

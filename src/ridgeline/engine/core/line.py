@@ -1,5 +1,6 @@
 """The line before the batch: the fair queue, who is parked at its head, and how long it takes."""
 
+from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 
@@ -14,8 +15,9 @@ class Line:
     sequence is computing at this moment; it is asked first, in its order, and bars nobody's way.
     """
 
-    def __init__(self, max_waiting: int, expected: ExpectedOutput) -> None:
+    def __init__(self, max_waiting: int, max_batch: int, expected: ExpectedOutput) -> None:
         self._queue = WaitingQueue(max_waiting)
+        self._max_batch = max_batch
         self._expected = expected
         self._waiting: dict[str, Sequence] = {}
         self._parked: dict[str, Sequence] = {}
@@ -31,12 +33,21 @@ class Line:
         return None if name is None else self._waiting[name]
 
     def candidates(self) -> Iterator[Sequence]:
-        """Whom to admit next; ends when the one yielded last was neither taken nor parked."""
-        yield from list(self._parked.values())
-        while (head := self.head()) is not None:
-            yield head
-            if self.head() is head:
+        """Whom to admit next; ends when the head of the queue was neither taken nor parked.
+
+        Parked ones go before the queue's of their priority, but not before a better priority.
+        """
+        parked = deque(sorted(self._parked.values(), key=lambda s: s.spec.priority))
+        while True:
+            head = self.head()
+            if parked and (head is None or parked[0].spec.priority <= head.spec.priority):
+                yield parked.popleft()
+            elif head is None:
                 return
+            else:
+                yield head
+                if self.head() is head:
+                    return
 
     def join(
         self, sequence: Sequence, running: Seq[Sequence], now: float, free_slots: int
@@ -49,7 +60,7 @@ class Line:
         spec = sequence.spec
         displaced = None
         if self._queue.is_full(free_slots):
-            name = self._queue.displaced_by(priority=spec.priority, tenant=spec.tenant)
+            name = self._queue.displaced_by(priority=spec.priority, tenant=spec.tenant, places=free_slots)
             if name is not None:
                 displaced = self._waiting[name]
                 self.leave(displaced)
@@ -102,8 +113,12 @@ class Line:
         measured = self._drain.estimated_wait(len(self) + 1, now)
         if measured is not None or not self._step_seconds:
             return measured
+        everybody = [*running, *self._waiting.values()]
+        totals = [self._expected.total(0, s.spec.max_tokens) for s in everybody]
         to_come = [self._expected.total(s.generated, s.spec.max_tokens) - s.generated for s in running]
-        mean = sum(to_come) / max(1, len(to_come))
+        if not running:
+            to_come = [0] * self._max_batch  # all places are free
+        service_tokens = sum(totals) / max(1, len(totals))
         return wait_behind_batch(
-            len(self) + 1, [n * self._step_seconds for n in to_come], 2 * mean * self._step_seconds
+            len(self) + 1, [n * self._step_seconds for n in to_come], service_tokens * self._step_seconds
         )

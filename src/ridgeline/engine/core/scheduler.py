@@ -49,7 +49,7 @@ class Scheduler:
         """Whether the last `schedule` left somebody waiting because KV blocks were short."""
         self._expected = ExpectedOutput(limits.expected_output_tokens)
         self._residence = Residence(self.cache, self._expected, limits.watermark)
-        self._line = Line(limits.max_waiting, self._expected)
+        self._line = Line(limits.max_waiting, geometry.max_batch, self._expected)
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
         self._launched: dict[int, tuple[LaunchedRow, ...]] = {}
@@ -102,16 +102,16 @@ class Scheduler:
 
     def _refuse_unservable(self, spec: SequenceSpec) -> None:
         if spec.id in self._sequences:
-            raise Refusal("invalid_request", f"id {spec.id} is already in use", param="id")
+            raise Refusal("invalid_request", f"The id {spec.id} is already in use.", param="id")
         if not spec.prompt:
-            raise Refusal("invalid_request", "the prompt has no tokens", param="prompt")
+            raise Refusal("invalid_request", "The prompt has no tokens.", param="prompt")
         limit = self.geometry.longest_sequence_tokens
         asked = len(spec.prompt) + spec.max_tokens
         if asked > limit:
             raise Refusal(
                 "context_length_exceeded",
-                f"prompt ({len(spec.prompt)} tokens) and max_tokens ({spec.max_tokens}) make {asked} "
-                f"tokens, but at most {limit} fit into the context",
+                f"Prompt ({len(spec.prompt)} tokens) and max_tokens ({spec.max_tokens}) make {asked} "
+                f"tokens, but at most {limit} fit into the context.",
                 param="max_tokens" if len(spec.prompt) < limit else "messages",
             )
 

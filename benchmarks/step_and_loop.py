@@ -1,0 +1,146 @@
+"""Do the engine and the event loop stay out of each other's way in one process?
+
+Both are Python in one interpreter: a step is hundreds of short torch calls that each give up and
+take back the interpreter's lock, and the loop writes everybody's stream meanwhile. Two questions,
+asked of the default model decoding a full batch:
+
+    step    how much longer is a step while the loop is never idle, than alone?    goal 1.3 x
+    loop    how late is a timer of the loop while the engine is never idle?        goal p99 20 ms
+
+With one compute thread on two cores the answer is about the interpreter's lock alone. With two, a
+loop that is never idle also takes a share of a core from the computation, whatever Python does.
+The host's part of a step (scheduling, committing, preparing; not computing) is printed as well.
+
+    python benchmarks/step_and_loop.py [--batch 32] [--threads 1] [--seconds 5] [--repetitions 3]
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import orjson
+
+from ridgeline.engine.build import ModelSpec, build_replica
+from ridgeline.engine.options import EngineOptions
+from ridgeline.engine.replica import Replica
+from ridgeline.protocol import Request, Sampling, Stopping
+from ridgeline.telemetry.metrics import Metrics
+
+BEAT_SECONDS = 0.005
+
+
+@dataclass
+class Steps:
+    """Seconds of the decode steps that ran with the whole batch."""
+
+    batch: int
+    step: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
+
+    def watch(self, replica: Replica) -> None:
+        meter = replica.engines[0].meter
+        record = meter.record
+
+        def recorded(scheduler, plan, **times) -> None:
+            if len(plan.rows) == self.batch == plan.tokens:
+                self.step.append(times["ended"] - times["started"])
+                self.host.append(times["host_seconds"])
+            record(scheduler, plan, **times)
+
+        meter.record = recorded  # type: ignore[method-assign]
+
+
+async def decode(replica: Replica, batch: int, tokens: int) -> None:
+    async def one(i: int) -> None:
+        request = Request(
+            id=f"bench-{time.monotonic_ns()}-{i}",
+            model=replica.models()[0].name,
+            prompt=f"{i}: once upon a time there was a machine that counted " * 8,
+            sampling=Sampling(temperature=0.0),
+            stopping=Stopping(max_tokens=tokens, ignore_eos=True),
+            received_seconds=time.monotonic(),
+        )
+        async for _ in replica.generate(request):
+            pass
+
+    await asyncio.gather(*(one(i) for i in range(batch)))
+
+
+async def saturate(stop: asyncio.Event) -> None:
+    """Keeps the loop busy with what a server does all day: making and joining small messages."""
+    message = {"choices": [{"index": 0, "delta": {"content": "word"}}], "id": "x" * 32}
+    while not stop.is_set():
+        b"".join(b"data: " + orjson.dumps(message) + b"\n\n" for _ in range(200))
+        await asyncio.sleep(0)
+
+
+async def heartbeat(stop: asyncio.Event, late: list[float]) -> None:
+    while not stop.is_set():
+        due = time.monotonic() + BEAT_SECONDS
+        await asyncio.sleep(BEAT_SECONDS)
+        late.append(time.monotonic() - due)
+
+
+async def beside(replica: Replica, batch: int, tokens: int, companion, *args) -> None:
+    stop = asyncio.Event()
+    task = asyncio.create_task(companion(stop, *args))
+    await decode(replica, batch, tokens)
+    stop.set()
+    await task
+
+
+def quantile(values: list[float], q: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
+
+
+async def measure(args: argparse.Namespace) -> dict[str, float]:
+    options = EngineOptions(max_batch=args.batch, max_batch_tokens=max(256, args.batch), threads=args.threads)
+    replica = build_replica([ModelSpec("smollm2-135m")], options, Metrics())
+    await replica.start()
+    try:
+        await decode(replica, args.batch, 8)
+        runs: dict[str, list[float]] = {"alone": [], "busy": [], "host": [], "late": []}
+        for _ in range(args.repetitions):
+            late: list[float] = []
+            for name, companion in (("alone", (heartbeat, late)), ("busy", (saturate,))):
+                steps = Steps(args.batch)
+                record = replica.engines[0].meter.record
+                steps.watch(replica)
+                await beside(replica, args.batch, args.tokens, *companion)
+                replica.engines[0].meter.record = record  # type: ignore[method-assign]
+                runs[name].append(statistics.median(steps.step))
+                if name == "alone":
+                    runs["host"].append(statistics.median(steps.host))
+            runs["late"].append(quantile(late, 0.99))
+        return {name: statistics.median(values) for name, values in runs.items()} | {
+            "ratio": statistics.median(b / a for a, b in zip(runs["alone"], runs["busy"], strict=True)),
+            "ratio_spread": max(runs["busy"]) / min(runs["busy"]),
+        }
+    finally:
+        await replica.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=60, help="of each answer; one step each")
+    parser.add_argument("--repetitions", type=int, default=3)
+    args = parser.parse_args()
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result = runner.run(measure(args))
+    print(f"default model, batch {args.batch}, {args.threads} compute thread(s), {args.repetitions} repetitions")
+    print(f"  step alone                     {result['alone'] * 1e3:8.1f} ms")
+    print(f"  step beside a saturated loop   {result['busy'] * 1e3:8.1f} ms   {result['ratio']:.2f} x")
+    print(f"  host's part of a step          {result['host'] * 1e3:8.2f} ms")
+    print(f"  loop's delay, p99              {result['late'] * 1e3:8.1f} ms")
+    print(json.dumps({"batch": args.batch, "threads": args.threads, **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A request's way in: from messages or text to the sequences that the engine is asked for."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ridgeline.engine.core.sequence import SequenceSpec
+from ridgeline.engine.served import ServedModel
+from ridgeline.protocol import Message, Refusal, Request
+
+LONG_TEXT_CHARACTERS = 16_384
+"""Longer texts are tokenised in a thread, so that they do not hold up everybody's stream."""
+
+MAX_CHARACTERS_PER_TOKEN = 64
+"""No text is this much longer than its tokens; beyond it a prompt is not even tokenised."""
+
+
+async def encode(
+    served: ServedModel,
+    text: str | None,
+    messages: Sequence[Message] | None,
+    continue_final_message: bool = False,
+) -> list[int]:
+    """Token ids of plain text, or of a conversation rendered with the model's template.
+
+    Raises:
+        Refusal: the text is longer than anything that fits, or the template refuses the messages.
+    """
+    length = len(text or "") + sum(len(message.content) for message in messages or ())
+    limit = MAX_CHARACTERS_PER_TOKEN * served.info.max_context_tokens
+    if length > limit:
+        raise Refusal(
+            "context_length_exceeded",
+            f"The prompt has {length} characters; with a context of {served.info.max_context_tokens} "
+            f"tokens at most {limit} are looked at.",
+            param="messages" if messages is not None else "prompt",
+        )
+
+    def encoded() -> list[int]:
+        if messages is None:
+            return served.tokenizer.encode(text or "")
+        return served.tokenizer.encode_chat(messages, continue_final_message=continue_final_message)
+
+    return encoded() if length <= LONG_TEXT_CHARACTERS else await asyncio.to_thread(encoded)
+
+
+async def prompt_of(served: ServedModel, request: Request) -> tuple[int, ...]:
+    """The request's prompt as token ids; raises `Refusal`."""
+    if isinstance(request.prompt, tuple):
+        check_ids(request.prompt, served.tokenizer.vocab_size, "prompt")
+        return request.prompt
+    return tuple(await encode(served, request.prompt, request.messages, request.continue_final_message))
+
+
+def check_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """Raise a `Refusal` naming the first id that the model does not have."""
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise Refusal(
+                "invalid_request",
+                f"{param} has token id {token_id}, but ids go from 0 to {vocab_size - 1}.",
+                param=param,
+            )
+
+
+def sequences_of(served: ServedModel, request: Request, prompt: tuple[int, ...]) -> list[SequenceSpec]:
+    """One sequence per answer, with its seed and its limit set; raises `Refusal`."""
+    asked = request.sampling.seed
+    seed = random.getrandbits(62) if asked is None else asked
+    stop_ids = set(request.stopping.stop_token_ids)
+    check_ids(request.stopping.stop_token_ids, served.tokenizer.vocab_size, "stop_token_ids")
+    if not request.stopping.ignore_eos:
+        stop_ids |= served.tokenizer.eos_token_ids
+    max_tokens = _max_tokens(served, request, len(prompt))
+    return [
+        SequenceSpec(
+            id=f"{request.id}/{index}",
+            prompt=prompt,
+            sampling=replace(request.sampling, seed=seed + index),
+            max_tokens=max_tokens,
+            stop_token_ids=frozenset(stop_ids),
+            min_tokens=request.stopping.min_tokens,
+            priority=request.priority,
+            tenant=request.tenant,
+        )
+        for index in range(request.n)
+    ]
+
+
+def _max_tokens(served: ServedModel, request: Request, prompt_tokens: int) -> int:
+    """The answer's limit: what was asked for, else what the context leaves."""
+    limit = served.info.max_context_tokens
+    asked = request.stopping.max_tokens
+    if prompt_tokens + (1 if asked is None else asked) > limit:
+        wish = "" if asked is None else f" and max_tokens is {asked}"
+        raise Refusal(
+            "context_length_exceeded",
+            f"The prompt has {prompt_tokens} tokens{wish}, but the context of {served.info.name} "
+            f"holds {limit}.",
+            param="messages" if request.messages is not None else "prompt",
+        )
+    return limit - prompt_tokens if asked is None else asked
