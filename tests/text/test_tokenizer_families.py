@@ -204,9 +204,9 @@ def test_tokens_listed_twice_keep_their_ids() -> None:
 def test_gaps_in_the_vocabulary_are_told(tmp_path: Path) -> None:
     from tokenizers import decoders, models
 
-    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 7}, []))
+    tokenizer = Tokenizer(models.BPE({"ab": 0, "c": 2, "d": 3}, []))
     tokenizer.decoder = decoders.ByteLevel()
-    folder = write_folder(tmp_path, tokenizer, "llama", {"eos_token": "b"})
+    folder = write_folder(tmp_path, tokenizer, "llama", {"eos_token": "ab"})
     with pytest.raises(ValueError, match="ids leave gaps"):
         tokenizer_from_folder(folder)
 
