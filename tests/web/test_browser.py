@@ -208,6 +208,7 @@ def test_what_was_refused_stays_in_the_box(
     page = open_page(server.url, allow=("status of 400", "status of 429"))
     say(page, message)
     expect(page.get_by_role("alert")).to_contain_text(says)
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0 if "model" in says else 1)
     expect(box(page)).to_have_value(message)
     page.reload()
     expect(box(page)).to_have_value(message)

@@ -295,11 +295,14 @@ function waitSeconds(seconds) {
   return Math.max(1, (seconds ?? RETRY_SECONDS) * (1 + 0.2 * Math.random()));
 }
 
+// The same text again would be refused again.
+const FINAL = ['context_length_exceeded', 'request_too_large', 'invalid_request', 'model_not_found'];
+
 function fail(error, retry) {
   const waits = error.code === 'at_capacity';
   state.notice.value = {
     error,
-    retry,
+    retry: FINAL.includes(error.code) ? null : retry,
     retryAt: waits ? Date.now() + waitSeconds(error.retryAfterSeconds) * 1000 : null,
   };
   state.status.value = text.status.failed;

@@ -34,13 +34,19 @@ function Row({ row }) {
     event.preventDefault();
     open(row.id);
   }
+  async function onDelete(event) {
+    const item = event.currentTarget.closest('li');
+    const next = (item.nextElementSibling ?? item.previousElementSibling)?.querySelector('a');
+    await remove(row);
+    (next ?? document.querySelector('.new')).focus();
+  }
   return html`
     <li class=${current ? 'current' : ''}>
       <a href=${`/c/${row.id}`} onClick=${onClick} aria-current=${current ? 'page' : null} title=${row.title}>
         ${row.title}
         ${live.value.has(row.id) ? html`<span class="dot"><span class="offscreen">${text.writing}</span></span>` : null}
       </a>
-      <button type="button" class="ghost" onClick=${() => remove(row)} aria-label=${text.remove(row.title)} title=${text.remove(row.title)}>
+      <button type="button" class="ghost" onClick=${onDelete} aria-label=${text.remove(row.title)} title=${text.remove(row.title)}>
         <${Trash} />
       </button>
     </li>

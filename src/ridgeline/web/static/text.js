@@ -29,7 +29,6 @@ export const text = {
   placeholder: 'Write a message',
   messageBox: 'Message',
   send: 'Send',
-  sending: 'Sending',
   stop: 'Stop',
   hint: 'Answers come from a language model and can be wrong.',
   tooLong: (have, limit) => `${have.toLocaleString()} of at most ${limit.toLocaleString()} characters. Shorten the message to send it.`,
@@ -47,7 +46,6 @@ export const text = {
       : `${count} earlier messages are outside the model’s memory`,
   tokens: (count) => (count === 1 ? '1 token' : `${count.toLocaleString()} tokens`),
   rate: (rate) => `${rate < 10 ? rate.toFixed(1) : Math.round(rate).toLocaleString()} tokens/s`,
-  firstToken: (ms) => `first after ${ms < 950 ? `${ms} ms` : `${(ms / 1000).toFixed(1)} s`}`,
   cached: (cached, prompt) => `${cached.toLocaleString()} of ${prompt.toLocaleString()} prompt tokens from cache`,
   stopped: 'Stopped',
   cutOff: 'The answer reached its length limit.',
@@ -56,7 +54,6 @@ export const text = {
   tryNow: 'Try now',
   dontWait: 'Don’t wait',
   tryingIn: (seconds) => `Trying again in ${seconds} s.`,
-  reload: 'Reload the page',
   notFoundTitle: 'This conversation is not here',
   notFoundBody: 'It may have been deleted, or belong to another key.',
   loading: 'Loading',
@@ -74,12 +71,10 @@ export const text = {
   },
   status: {
     started: 'Answering',
-    still: 'Still answering',
     complete: 'Answer complete',
     stopped: 'Answer stopped; its text is kept',
     interrupted: 'Answer interrupted',
     failed: 'No answer',
-    sent: 'Message sent',
   },
 };
 
