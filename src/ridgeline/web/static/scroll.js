@@ -7,6 +7,7 @@ export class StickyScroll {
   constructor() {
     this.stuck = signal(true);
     this.top = 0;
+    this.active = false;
   }
 
   attach(box, content) {
@@ -32,7 +33,7 @@ export class StickyScroll {
   }
 
   follow() {
-    if (!this.stuck.value) return;
+    if (!this.stuck.value || !this.active) return;
     this.box.scrollTop = this.box.scrollHeight;
     this.top = this.box.scrollTop;
   }

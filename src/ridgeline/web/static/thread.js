@@ -17,6 +17,7 @@ export function Messages() {
   useLayoutEffect(() => scroll.attach(box.current, content.current), []);
   useLayoutEffect(() => {
     scroll.stuck.value = true;
+    scroll.active = Boolean(open); // the invitation is read from its beginning
     scroll.follow();
   }, [open?.id, count]);
   return html`
