@@ -133,6 +133,16 @@ def test_preempted_ones_are_never_displaced():
     assert queue.displaced_by(priority=0, tenant="b") is None
 
 
+def test_nobody_is_displaced_in_vain():
+    queue = WaitingQueue(2)
+    add(queue, "b1", priority=10)
+    add(queue, "b2", priority=10)
+    queue.requeue_front("old", priority=10, tenant="a", cost_tokens=10, now=0.0)
+    assert queue.displaced_by(priority=0, tenant="b") is None
+    queue.remove("old")
+    assert queue.displaced_by(priority=0, tenant="b") == "b2"
+
+
 def test_what_is_known_of_the_load():
     queue = WaitingQueue(4)
     add(queue, "a", cost=30, now=1.0)
