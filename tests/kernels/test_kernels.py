@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ridgeline.kernels import cpu_attention
 from ridgeline.kernels.cpu import CpuKernels, packs_weights
 from ridgeline.kernels.cpu_attention import group_bounds
 from ridgeline.kernels.interface import Batch, Chunk, Kernels, KVShape, PagedAttention
@@ -123,8 +124,21 @@ def test_sequences_of_very_different_length_share_a_step(cpu: CpuKernels, dtype:
     sequences = Sequences(lengths, blocks=64)
     fill = [sequences.batch({}, {i: (0, n) for i, n in enumerate(lengths) if n > 1})]
     last = sequences.batch({i: n - 1 for i, n in enumerate(lengths)}, {})
-    assert len(group_bounds(-(-last.contexts // BLOCK_SIZE))) == 2
+    assert len(group_bounds(-(-last.contexts // BLOCK_SIZE), 10**6)) == 2
     for got, wanted in attend_both(cpu, dtype, [*fill, last], 6, 2):
+        close(got, wanted)
+
+
+def test_long_contexts_are_gathered_in_parts(
+    cpu: CpuKernels, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_attention, "_GATHER_BYTES", 2 * 2 * BLOCK_SIZE * 8 * dtype.itemsize * 6)
+    sequences = Sequences([50, 40, 33, 16, 90], blocks=64)
+    fill = sequences.batch({}, {i: (0, n - 1) for i, n in enumerate([50, 40, 33, 16, 90])})
+    last = sequences.batch(dict(enumerate([49, 39, 32, 15, 89])), {})
+    plan = cpu.paged_attention(KVShape(2, 2, 8, 64, BLOCK_SIZE, dtype)).plan(last)
+    assert [group.count for group in plan.groups] == [1, 1, 2, 1]
+    for got, wanted in attend_both(cpu, dtype, [fill, last], 6, 2):
         close(got, wanted)
 
 
@@ -152,16 +166,19 @@ def test_groups_cover_the_batch_and_bound_the_padding() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
         blocks = np.sort(rng.integers(1, 200, rng.integers(1, 40)))[::-1]
-        bounds = group_bounds(blocks)
+        most = int(rng.integers(1, 2000))
+        bounds = group_bounds(blocks, most)
         assert [i for first, end in bounds for i in range(first, end)] == list(range(len(blocks)))
         for first, end in bounds:
             # Each sequence kept with a longer one carries less padding than the limit by itself.
             assert all(blocks[first] - blocks[i] <= 64 for i in range(first, end))
+            assert (end - first) * blocks[first] <= most or end == first + 1
 
 
 def test_equal_lengths_are_one_group() -> None:
-    assert group_bounds(np.full(32, 10)) == [(0, 32)]
-    assert group_bounds(np.array([], dtype=np.int64)) == []
+    assert group_bounds(np.full(32, 10), 320) == [(0, 32)]
+    assert group_bounds(np.full(32, 10), 319) == [(0, 31), (31, 32)]
+    assert group_bounds(np.array([], dtype=np.int64), 320) == []
 
 
 def test_block_bytes_count_all_layers_keys_and_values() -> None:

@@ -22,6 +22,9 @@ from ridgeline.kernels.interface import Batch, Chunk, Integers, KVShape
 _WASTE_BLOCKS = 64
 """Padding worth one more group: a group costs about 50 us per layer, a padded block about 0.8."""
 
+_GATHER_BYTES = 16 * 2**20
+"""Most K and V of a layer copied at a time: it stays in the cache until it is multiplied."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -60,16 +63,18 @@ class _Plan:
     chunks: tuple[_ChunkPlan, ...]
 
 
-def group_bounds(blocks: Integers) -> list[tuple[int, int]]:
+def group_bounds(blocks: Integers, most: int) -> list[tuple[int, int]]:
     """Cut a descending list of block counts into ranges [first, end) to be padded alike.
 
-    A new range begins where all that is left would carry more than `_WASTE_BLOCKS` of padding.
+    A new range begins where all that is left would carry more than `_WASTE_BLOCKS` of padding, or
+    where the range would hold more than `most` blocks (a sequence alone may).
     """
     bounds, first, total = [], 0, len(blocks)
     while first < total:
         waste = (blocks[first] - blocks[first:]) * np.arange(total - first, 0, -1)
         over = np.flatnonzero(waste > _WASTE_BLOCKS)
         end = first + int(over[0]) if len(over) else total
+        end = min(end, first + max(1, most // int(blocks[first])))
         bounds.append((first, end))
         first = end
     return bounds
@@ -95,6 +100,7 @@ class CpuAttention:
         rows = (shape.blocks * 2 * shape.kv_heads, shape.block_size_tokens * shape.head_dim)
         self._blocks = [layer.view(rows) for layer in self._pool]
         self._positions = [layer.view(-1, shape.head_dim) for layer in self._pool]
+        self._gather_blocks = max(1, _GATHER_BYTES * shape.layers // shape.block_bytes)
         self._heads = np.arange(2 * shape.kv_heads, dtype=np.int64)
 
     def plan(self, batch: Batch) -> _Plan:
@@ -102,7 +108,7 @@ class CpuAttention:
         size = self._shape.block_size_tokens
         planes = batch.write_blocks[:, None] * len(self._heads) + self._heads
         write = planes * size + (batch.positions % size)[:, None]
-        bounds = group_bounds(-(-batch.contexts // size))
+        bounds = group_bounds(-(-batch.contexts // size), self._gather_blocks)
         return _Plan(
             torch.from_numpy(write.reshape(-1)),
             tuple(self._group(batch, first, end) for first, end in bounds),
