@@ -1,6 +1,7 @@
 """The replica end to end over a simulated device: real thread, real event loop, no weights."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from ridgeline.engine.build import ModelSpec, build_replica
 from ridgeline.engine.options import EngineOptions
 from ridgeline.engine.replica import Replica
+from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Delta, Message, Refusal, Request, Sampling, Stopping
 from ridgeline.telemetry.metrics import Metrics
 
@@ -38,8 +40,6 @@ async def replica(tmp_path) -> AsyncIterator[Replica]:
 
 
 async def serve(tmp_path, metrics: Metrics | None = None, **options) -> AsyncIterator[Replica]:
-    import json
-
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(CONFIG))
     settings = EngineOptions(device="simulated:h100", max_batch=4, max_batch_tokens=64, **options)
@@ -249,6 +249,14 @@ async def test_a_step_that_breaks_fails_its_sequences_and_the_engine_goes_on(
     monkeypatch.undo()
     assert executor.launch == launch
     assert text_of(await collect(replica, ask(id="r2")))
+
+
+def test_a_context_beyond_the_models_own_is_refused(tmp_path) -> None:
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(CONFIG))
+    options = EngineOptions(device="simulated:h100", max_context_tokens=1025)
+    with pytest.raises(ModelError, match="1025.*1024"):
+        build_replica([ModelSpec(str(path), random_weights=True)], options, Metrics())
 
 
 async def test_tokenize_and_detokenize(replica: Replica) -> None:

@@ -98,7 +98,12 @@ def _info(name: str, files: ModelFiles, executor: Executor) -> ModelInfo:
 
 def _executor(files: ModelFiles, options: EngineOptions) -> tuple[Executor, CostModel]:
     shape = files.config.shape()
-    context = min(options.max_context_tokens or files.config.max_context, files.config.max_context)
+    context = options.max_context_tokens or files.config.max_context
+    if context > files.config.max_context:
+        raise ModelError(
+            f"--max-context is {context}, but {files.name} was made for {files.config.max_context} tokens; "
+            "beyond them its answers are nonsense."
+        )
     if options.device == "cpu":
         from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
 
