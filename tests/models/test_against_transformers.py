@@ -51,24 +51,45 @@ def test_prompts_become_the_same_tokens(files: ModelFiles, stored: list[dict[str
             assert files.tokenizer.encode_chat(messages) == row["prompt_ids"]
 
 
-def test_greedy_tokens_equal_the_stored_ones(
-    executor: TorchCpuExecutor, stored: list[dict[str, Any]]
-) -> None:
-    """All 20 in one batch, 64 tokens each; after each step the reference's token is gone on with."""
+def forced_choices(executor: TorchCpuExecutor, stored: list[dict[str, Any]]) -> list[tuple[bool, float, str]]:
+    """Whether each greedy choice is the stored one, the stored distance of the two best, and where.
+
+    All prompts in one batch, 64 tokens each; after each step the reference's token is gone on with.
+    """
     driver = StepDriver(executor)
     slots = {driver.admit(row["prompt_ids"], GREEDY): row for row in stored}
-    compared = 0
+    choices = []
     for step in range(64):
         results = driver.step({slot: driver.pending(slot) for slot in slots})
         for slot, row in slots.items():
-            if row["gaps"][step] >= NEAR_TIE:
-                assert results[slot].token_id == row["answer_ids"][step], (row["prompt"], step)
-                compared += 1
+            same = results[slot].token_id == row["answer_ids"][step]
+            choices.append((same, row["gaps"][step], f"{row['prompt']!r}, step {step}"))
             driver.sequences[slot].token_ids[-1] = row["answer_ids"][step]
     for slot in slots:
         driver.release(slot)
     driver.step({})
-    assert compared >= 0.99 * 64 * len(stored)
+    return choices
+
+
+def test_greedy_tokens_equal_the_stored_ones(
+    executor: TorchCpuExecutor, stored: list[dict[str, Any]]
+) -> None:
+    choices = forced_choices(executor, stored)
+    assert [where for same, gap, where in choices if not same and gap >= NEAR_TIE] == []
+    assert sum(gap < NEAR_TIE for _, gap, _ in choices) < 0.01 * len(choices)
+
+
+def test_bfloat16_differs_only_where_the_choice_is_close(
+    files: ModelFiles, stored: list[dict[str, Any]]
+) -> None:
+    """Logits near 20 are rounded to steps of 1/8 by the head alone."""
+    executor = TorchCpuExecutor(
+        files, dtype="bfloat16", kv_memory_bytes=2**28, max_batch=20, max_context_tokens=1024, threads=2
+    )
+    choices = forced_choices(executor, stored)
+    executor.close()
+    assert [where for same, gap, where in choices if not same and gap >= 0.5] == []
+    assert sum(same for same, _, _ in choices) >= 0.97 * len(choices)
 
 
 def test_logits_equal_the_stored_ones(executor: TorchCpuExecutor, stored: list[dict[str, Any]]) -> None:
