@@ -255,7 +255,7 @@ def test_a_context_beyond_the_models_own_is_refused(tmp_path) -> None:
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(CONFIG))
     options = EngineOptions(device="simulated:h100", max_context_tokens=1025)
-    with pytest.raises(ModelError, match="1025.*1024"):
+    with pytest.raises(ModelError, match=r"1025.*1024"):
         build_replica([ModelSpec(str(path), random_weights=True)], options, Metrics())
 
 
