@@ -41,6 +41,7 @@ class Steps:
     host: list[float] = field(default_factory=list)
 
     def watch(self, replica: Replica) -> None:
+        """Listen to what the engine reports of its steps."""
         meter = replica.engines[0].meter
         record = meter.record
 
@@ -54,6 +55,8 @@ class Steps:
 
 
 async def decode(replica: Replica, batch: int, tokens: int) -> None:
+    """A full batch of answers of so many tokens, from first to last."""
+
     async def one(i: int) -> None:
         request = Request(
             id=f"bench-{time.monotonic_ns()}-{i}",
@@ -78,6 +81,7 @@ async def saturate(stop: asyncio.Event) -> None:
 
 
 async def heartbeat(stop: asyncio.Event, late: list[float]) -> None:
+    """Notes how late each beat of the loop is, in seconds."""
     while not stop.is_set():
         due = time.monotonic() + BEAT_SECONDS
         await asyncio.sleep(BEAT_SECONDS)
@@ -85,6 +89,7 @@ async def heartbeat(stop: asyncio.Event, late: list[float]) -> None:
 
 
 async def beside(replica: Replica, batch: int, tokens: int, companion, *args) -> None:
+    """Decode while a companion runs in the loop."""
     stop = asyncio.Event()
     task = asyncio.create_task(companion(stop, *args))
     await decode(replica, batch, tokens)
@@ -93,10 +98,12 @@ async def beside(replica: Replica, batch: int, tokens: int, companion, *args) ->
 
 
 def quantile(values: list[float], q: float) -> float:
+    """The value that a fraction `q` of all do not exceed."""
     return sorted(values)[min(len(values) - 1, int(q * len(values)))]
 
 
 async def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Alternate both loads; medians over the repetitions, in seconds."""
     options = EngineOptions(max_batch=args.batch, max_batch_tokens=max(256, args.batch), threads=args.threads)
     replica = build_replica([ModelSpec("smollm2-135m")], options, Metrics())
     await replica.start()
@@ -124,6 +131,7 @@ async def measure(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
+    """Print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
@@ -134,7 +142,9 @@ def main() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(measure(args))
-    print(f"default model, batch {args.batch}, {args.threads} compute thread(s), {args.repetitions} repetitions")
+    print(
+        f"default model, batch {args.batch}, {args.threads} compute threads, {args.repetitions} repetitions"
+    )
     print(f"  step alone                     {result['alone'] * 1e3:8.1f} ms")
     print(f"  step beside a saturated loop   {result['busy'] * 1e3:8.1f} ms   {result['ratio']:.2f} x")
     print(f"  host's part of a step          {result['host'] * 1e3:8.2f} ms")
