@@ -97,6 +97,18 @@ def test_two_with_the_same_beginning_compute_it_once():
     assert {simulation.ended[name] for name in names} <= {"stop", "length"}
 
 
+def test_a_tenant_finds_nothing_of_another():
+    simulation = Simulation()
+    simulation.submit([*TEXT[:100], 7], 5, tenant="a")
+    simulation.run()
+    simulation.submit([*TEXT[:100], 7], 5, tenant="b")
+    simulation.run()
+    assert simulation.scheduler.counters.hit == 0
+    simulation.submit([*TEXT[:100], 7], 5, tenant="a")
+    simulation.run()
+    assert simulation.scheduler.counters.hit == 96
+
+
 # --- cancelling -------------------------------------------------------------------------------
 
 

@@ -45,6 +45,11 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def _rank(bits: int) -> int:
+    """Trailing zeros of a uniform number: rank r with probability 2 ** -(r + 1)."""
+    return min((bits & -bits).bit_length() - 1, RANKS - 1) if bits else RANKS - 1
+
+
 class HashModel:
     """Draws tokens of `allowed_token_ids`, and now and then the end of the text.
 
@@ -84,15 +89,13 @@ class HashModel:
         Of the sampling settings, temperature (0 or not), seed and logprobs count.
         """
         greedy = sampling.temperature == 0
-        ranking = self._ranking(prefix, greedy, banned, RANKS)
-        rank = 0
-        if not greedy:
-            bits = _mix(prefix ^ _mix((sampling.seed or 0) + 1))
-            # Trailing zeros of a uniform number: rank r with probability 2 ** -(r + 1).
-            rank = min((bits & -bits).bit_length() - 1 if bits else 0, len(ranking) - 1)
+        rank = 0 if greedy else _rank(_mix(prefix ^ _mix((sampling.seed or 0) + 1)))
+        wanted = max(rank + 1, min(sampling.logprobs or 0, RANKS))
+        ranking = self._ranking(prefix, greedy, banned, wanted)
+        token = ranking[min(rank, len(ranking) - 1)]
         if sampling.logprobs is None:
-            return ranking[rank], None
-        return ranking[rank], _score(ranking, ranking[rank], sampling.logprobs)
+            return token, None
+        return token, _score(ranking, token, sampling.logprobs)
 
     def score(self, prefix: int, token: int, sampling: Sampling) -> Score:
         """How probable a given token is after a prefix of this hash."""
