@@ -92,6 +92,8 @@ def test_what_does_not_fit_is_one_clear_sentence():
         executor(kv_memory_bytes=10**12)
     with pytest.raises(ModelError, match="one block takes 368640 bytes"):
         executor(kv_memory_bytes=1000)
+    with pytest.raises(ModelError, match=r"does not compute in 'int4'; it has .*another --dtype"):
+        executor(dtype="int4")
     with pytest.raises(ValueError, match="depth must be 0 or 1"):
         executor(depth=2)
 
@@ -273,9 +275,11 @@ class Words:
 
 
 def test_readable_tokens():
-    assert readable_token_ids(Words(b"<s>", b" the", b"x", b" Cat", b" 42", b" of")) == (1, 5)
-    assert readable_token_ids(Words(b"<s>", b"A", b"x", b" ", b"\xff")) == (2, 3)
-    assert readable_token_ids(Words(b"<s>", b"A", b"\xff")) == (1, 2)
+    words = Words(b"<s>", b" the", b"x", b" Cat", b" 42", b" of")
+    assert readable_token_ids(words, 1000) == (1, 5)
+    assert readable_token_ids(words, 5) == (1,)
+    assert readable_token_ids(Words(b"<s>", b"A", b"x", b" ", b"\xff"), 1000) == (2, 3)
+    assert readable_token_ids(Words(b"<s>", b"A", b"\xff"), 1000) == (1, 2)
 
 
 # --- discipline ------------------------------------------------------------------------------

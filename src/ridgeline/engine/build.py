@@ -18,7 +18,6 @@ from ridgeline.models.files import ModelFiles, open_model, random_model
 from ridgeline.protocol import ModelInfo
 from ridgeline.roofline import Hardware, find_hardware
 from ridgeline.telemetry.metrics import Metrics
-from ridgeline.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +132,7 @@ def _simulated(
 ) -> tuple[Executor, CostModel]:
     from ridgeline.engine.executors.clock import RealClock
     from ridgeline.engine.executors.simulated import SimulatedExecutor
+    from ridgeline.engine.executors.simulated_model import readable_token_ids
 
     dtype = "bfloat16" if options.dtype == "auto" else options.dtype
     shape = files.config.shape()
@@ -146,14 +146,7 @@ def _simulated(
         max_context_tokens=context,
         depth=1,
         clock=RealClock(),
-        allowed_token_ids=_words(files.tokenizer),
+        allowed_token_ids=readable_token_ids(files.tokenizer, files.config.vocab),
         eos_token_id=min(files.tokenizer.eos_token_ids, default=None),
     )
     return executor, CostModel(shape, hardware, dtype)
-
-
-def _words(tokenizer: Tokenizer) -> list[int] | None:
-    """Tokens that read as words (or, in a vocabulary of bytes, as letters) for made-up answers."""
-    texts = {i: tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size) if not tokenizer.is_special(i)}
-    words = [i for i, text in texts.items() if text[:1] == b" " and len(text) > 3 and text[1:].isalpha()]
-    return words or [i for i, text in texts.items() if text.isalpha() or text == b" "] or None

@@ -97,6 +97,9 @@ class SimulatedExecutor:
         clock: real, or virtual for simulations.
         kv_dtype: of the KV cache; None: `dtype`.
         allowed_token_ids, eos_token_id, mean_answer_tokens: see `HashModel`.
+
+    Raises:
+        ModelError: weights and KV cache do not fit, or the device has no such dtype.
     """
 
     def __init__(
@@ -118,7 +121,10 @@ class SimulatedExecutor:
     ) -> None:
         if depth not in (0, 1):
             raise ValueError(f"depth must be 0 or 1, it is {depth}")
-        hardware.peak_flops(dtype)
+        try:
+            hardware.peak_flops(dtype)
+        except ValueError as error:
+            raise ModelError(f"{error}: choose another --dtype or device.") from None
         self.geometry = kv_geometry(
             shape,
             hardware,

@@ -128,14 +128,14 @@ def _score(ranking: Sequence[int], token: int, alternatives: int) -> Score:
     return Score(token, logprob, top)
 
 
-def readable_token_ids(tokenizer: "Tokenizer") -> tuple[int, ...]:
-    """Tokens of which a fake answer can at least be read.
+def readable_token_ids(tokenizer: "Tokenizer", vocab_size: int) -> tuple[int, ...]:
+    """Tokens below `vocab_size` of which a fake answer can at least be read.
 
     Those that are a space and a plain word; without such, letters and the space; without even
     these, all that are not special.
     """
     words, letters, ordinary = [], [], []
-    for token in range(tokenizer.vocab_size):
+    for token in range(min(tokenizer.vocab_size, vocab_size)):
         if tokenizer.is_special(token):
             continue
         ordinary.append(token)
