@@ -1,6 +1,5 @@
 """The executor that computes on the CPU with torch."""
 
-import logging
 import time
 import weakref
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from ridgeline.models.files import ModelFiles
 from ridgeline.models.sampling import NonFiniteLogitsError, TokenScore, check_finite, sample, score
 from ridgeline.models.transformer import Transformer
 from ridgeline.models.weights import assemble
-
-logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SCORED_AT_ONCE = 64
@@ -106,17 +103,15 @@ class TorchCpuExecutor:
         Raises:
             ValueError: for a plan that cannot be carried out; nothing is changed then.
         """
-        started = time.perf_counter()
         if torch.get_num_threads() != self._threads:  # another engine of this thread set its own
             torch.set_num_threads(self._threads)
         self._slots.apply(plan)
         self._slots.note_given(plan.rows)
         layout = self._slots.lay_out(plan.rows)
-        prepared = time.perf_counter()
+        started = time.perf_counter()
         with torch.inference_mode():
             hidden = self.model.forward(layout.batch)
-        logger.debug("step %d: %.2f ms to prepare", plan.step, (prepared - started) * 1e3)
-        return CpuHandle(plan, layout, hidden, time.perf_counter() - prepared)
+        return CpuHandle(plan, layout, hidden, time.perf_counter() - started)
 
     def collect(self, handle: Handle) -> StepResult:
         """Draw the step's tokens and score what was asked for.
