@@ -4,6 +4,8 @@ import random
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from simulation import EOS, Simulation, expected_tokens
 
 from ridgeline.protocol import Sampling
@@ -334,12 +336,30 @@ def test_a_broken_step_ends_its_sequences_and_no_others():
 # --- many -------------------------------------------------------------------------------------
 
 
+def crowd(simulation, rng, requests, most_steps):
+    """Mixed lengths, shared prefixes, priorities, tenants, cancellations, as fast as it may go."""
+    texts = [[rng.randrange(1, 64) for _ in range(100)] for _ in range(5)]
+    for _ in range(requests):
+        prompt = rng.choice(texts)[: rng.randrange(1, 100)]
+        prompt += [rng.randrange(1, 64) for _ in range(rng.randrange(30))]
+        name = simulation.submit(
+            prompt,
+            rng.randrange(100),
+            priority=rng.choice([0, 0, 10]),
+            tenant=rng.choice(["a", "b"]),
+            stop_token_ids=rng.choice([NEVER_STOPS, frozenset({EOS})]),
+        )
+        if name is not None and rng.random() < 0.1:
+            simulation.cancel(rng.choice([name, *list(simulation.specs)[-20:]]))
+        for _ in range(rng.randrange(most_steps + 1)):
+            simulation.step()
+    simulation.run()
+
+
 @pytest.mark.parametrize(
     ("depth", "blocks", "expected"), [(0, 16, 1), (1, 16, 1), (0, 60, 20), (1, 60, 20), (1, 400, 256)]
 )
-def test_many_requests_of_all_kinds(depth, blocks, expected):
-    """Mixed lengths, shared prefixes, priorities, tenants, cancellations; all are answered right."""
-    rng = random.Random(blocks + depth)
+def test_a_thousand_requests(depth, blocks, expected):
     simulation = Simulation(
         blocks=blocks,
         max_batch=12,
@@ -348,25 +368,33 @@ def test_many_requests_of_all_kinds(depth, blocks, expected):
         max_waiting=40,
         expected_output_tokens=expected,
     )
-    texts = [[rng.randrange(1, 64) for _ in range(100)] for _ in range(5)]
-    for _ in range(1000):
-        prompt = rng.choice(texts)[: rng.randrange(1, 100)]
-        prompt += [rng.randrange(1, 64) for _ in range(rng.randrange(30))]
-        name = simulation.submit(
-            prompt,
-            rng.randrange(0, 100),
-            priority=rng.choice([0, 0, 10]),
-            tenant=rng.choice(["a", "b"]),
-            stop_token_ids=rng.choice([NEVER_STOPS, frozenset({EOS})]),
-        )
-        if name is not None and rng.random() < 0.1:
-            simulation.cancel(rng.choice([name, *list(simulation.specs)[-20:]]))
-        for _ in range(rng.randrange(8)):
-            simulation.step()
-    simulation.run()
+    crowd(simulation, random.Random(blocks + depth), 1000, most_steps=7)
     ends = Counter(simulation.ended.values())
-    assert min(ends["stop"], ends["length"], ends["cancelled"]) > 20
+    assert min(ends["stop"], ends["length"], ends["cancelled"]) > 10
     counters = simulation.scheduler.counters
     assert counters.hit > 0
     if blocks < 400:
         assert counters.preemptions > 0 and counters.evicted_blocks > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    depth=st.sampled_from([0, 1]),
+    blocks=st.integers(15, 60),
+    max_batch=st.integers(1, 12),
+    spare=st.integers(0, 80),
+    max_waiting=st.integers(1, 20),
+    expected=st.sampled_from([1, 20, 200]),
+    most_steps=st.integers(1, 12),
+)
+def test_crowds_of_any_kind(seed, depth, blocks, max_batch, spare, max_waiting, expected, most_steps):
+    simulation = Simulation(
+        blocks=blocks,
+        max_batch=max_batch,
+        depth=depth,
+        max_batch_tokens=max_batch + spare,
+        max_waiting=max_waiting,
+        expected_output_tokens=expected,
+    )
+    crowd(simulation, random.Random(seed), 200, most_steps)

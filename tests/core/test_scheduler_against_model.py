@@ -71,7 +71,19 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert full or not fits
         assert simulation.scheduler.running <= simulation.executor.geometry.max_batch
 
-    @rule(count=st.integers(1, 15))
+    @rule(
+        prompts=st.lists(PROMPTS, min_size=2, max_size=10),
+        max_tokens=st.integers(1, 100),
+        priority=st.sampled_from([0, 10]),
+        tenant=st.sampled_from(["", "a"]),
+    )
+    def burst(self, prompts, max_tokens, priority, tenant):
+        for prompt in prompts:
+            self.simulation.submit(
+                prompt, max_tokens, priority=priority, tenant=tenant, stop_token_ids=frozenset()
+            )
+
+    @rule(count=st.integers(1, 40))
     def step(self, count):
         for _ in range(count):
             self.simulation.step()
