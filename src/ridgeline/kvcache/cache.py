@@ -100,6 +100,12 @@ class KVCache:
             self._free.append(other)
         self._index.publish(block, Entry(key, tokens, position))
 
+    def distrust(self, blocks: Sequence[int]) -> None:
+        """Held blocks may have wrong content: their holders keep them, nobody else finds them."""
+        for block in blocks:
+            if block in self._index:
+                self._index.withdraw(block)
+
     def release(self, blocks: Sequence[int], now: float) -> None:
         """One holder less for each block of a chain, given in the chain's order.
 

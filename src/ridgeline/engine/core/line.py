@@ -13,6 +13,7 @@ from ridgeline.protocol import Refusal
 class Line:
     """Waiting sequences. A parked one has been at the head and waits for blocks that a running
     sequence is computing at this moment; it is asked first, in its order, and bars nobody's way.
+    No more are parked than the batch has places: the rest wait in the queue, bounded and fair.
     """
 
     def __init__(self, max_waiting: int, max_batch: int, expected: ExpectedOutput) -> None:
@@ -84,11 +85,15 @@ class Line:
         )
         self._waiting[spec.id] = sequence
 
-    def park(self, sequence: Sequence) -> None:
-        """Out of the others' way until what it waits for is computed."""
-        if sequence.spec.id not in self._parked:
-            self._queue.remove(sequence.spec.id, served=True)
-            self._parked[sequence.spec.id] = sequence
+    def park(self, sequence: Sequence) -> bool:
+        """Out of the others' way until what it waits for is computed; False if no place is left."""
+        if sequence.spec.id in self._parked:
+            return True
+        if len(self._parked) >= self._max_batch:
+            return False
+        self._queue.remove(sequence.spec.id, served=True)
+        self._parked[sequence.spec.id] = sequence
+        return True
 
     def leave(self, sequence: Sequence, *, served: bool = False) -> None:
         """Out of the line: into the batch (`served`), or given up."""

@@ -121,12 +121,20 @@ class Scheduler:
         if sequence is None:
             return []
         self._end(sequence, now)
-        return [Output(sequence_id, finish=reason)]
+        return [
+            Output(
+                sequence_id,
+                finish=reason,
+                cached_tokens=sequence.cached,
+                queue_seconds=sequence.queue_seconds,
+            )
+        ]
 
     def fail(self, plan: StepPlan, now: float, refusal: Refusal) -> list[Output]:
-        """A step broke: end every sequence of it."""
+        """A step broke: end every sequence of it, and let nobody find the KV it leaves behind."""
         broken = [row.sequence for row in self._launched.pop(plan.step) if row.sequence.epoch == row.epoch]
         for sequence in broken:
+            self.cache.distrust(sequence.blocks)
             self._end(sequence, now)
         return [Output(sequence.spec.id, refusal=refusal) for sequence in broken]
 
@@ -227,7 +235,8 @@ class Scheduler:
                 break
             match = self._residence.match(sequence)
             if self._residence.is_being_computed(sequence, match):
-                self._line.park(sequence)
+                if not self._line.park(sequence):
+                    break
                 continue
             if growth is None and self._running:
                 growth = self._residence.expected_growth(self._running)
