@@ -194,6 +194,16 @@ def test_penalties_and_bias_are_those_of_the_plain_model(
     np.testing.assert_allclose(row.numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("sampling", [Sampling(seed=1), Sampling(seed=1, top_p=0.9), GREEDY])
+def test_a_tiny_repetition_penalty_breaks_no_step_for_the_others(sampling: Sampling) -> None:
+    logits = torch.randn(2, 300).mul_(5)
+    tiny = SamplingState(replace(sampling, repetition_penalty=1e-300), range(50))
+    alone = sample(logits[1:].clone(), [SamplingState(Sampling(seed=2), ())], [3])[0].token_id
+    drawn = sample(logits, [tiny, SamplingState(Sampling(seed=2), ())], [3, 3])
+    assert drawn[0].token_id < 50
+    assert drawn[1].token_id == alone
+
+
 def test_settings_that_change_nothing_cost_nothing() -> None:
     assert not SamplingState(Sampling(), (1, 2)).adjusts
     assert not SamplingState(Sampling(), (1, 2), banned_token_ids=(0,)).adjusts

@@ -7,6 +7,9 @@ import torch
 
 from ridgeline.protocol import Sampling
 
+_LARGEST = 1e30
+"""Of a penalised logit; still finite when divided by the smallest temperature that draws."""
+
 
 class TokenCounts:
     """The distinct tokens of a sequence, and how often each stands in the answer."""
@@ -105,6 +108,8 @@ class SamplingState:
         values = row[ids]
         repetition = self.sampling.repetition_penalty
         values = torch.where(values > 0, values / repetition, values * repetition)
+        # A tiny divisor makes infinity of a logit, of which no probability can be made.
+        values.clamp_(-_LARGEST, _LARGEST)
         values -= self.sampling.frequency_penalty * counts
         values -= self.sampling.presence_penalty * (counts > 0)
         row[ids] = values
