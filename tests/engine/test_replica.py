@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -170,6 +171,11 @@ async def test_echo_with_logprobs_scores_the_prompt(replica: Replica) -> None:
         ({"prompt": "z" * 1100}, "context_length_exceeded", "1024"),
         ({"prompt": "z" * 100_000}, "context_length_exceeded", "100000"),
         ({"stopping": Stopping(max_tokens=1024)}, "context_length_exceeded", "1024"),
+        (
+            {"stopping": Stopping(min_tokens=1, stop_token_ids=tuple(range(512)))},
+            "invalid_request",
+            "min_tokens is 1",
+        ),
     ],
 )
 async def test_what_can_never_be_served_is_refused_at_once(replica: Replica, changes, code, says) -> None:
@@ -225,6 +231,28 @@ async def test_draining_refuses_the_new_finishes_the_old_and_cancels_the_rest(re
     assert (await short)[-1].finish == "length"
     assert (await endless)[-1].finish in {"cancelled", "length"}
     assert replica.status().state == "draining"
+
+
+async def test_a_prompt_tokenised_while_the_server_drains_is_refused_and_does_not_hang(
+    replica: Replica, monkeypatch
+) -> None:
+    monkeypatch.setattr("ridgeline.engine.intake.LONG_TEXT_CHARACTERS", 0)
+    tokenizer, may_go_on = replica._models["tiny"].tokenizer, threading.Event()
+    encode = tokenizer.encode
+
+    def slowly(text: str) -> list[int]:
+        assert may_go_on.wait(10)
+        return encode(text)
+
+    monkeypatch.setattr(tokenizer, "encode", slowly)
+    late = asyncio.create_task(collect(replica, ask()))
+    await asyncio.sleep(0.05)
+    await replica.drain(1.0)
+    await replica.close()
+    may_go_on.set()
+    with pytest.raises(Refusal) as refused:
+        await asyncio.wait_for(late, 10)
+    assert refused.value.code == "shutting_down"
 
 
 async def test_a_bug_in_the_engine_ends_every_stream_and_says_failed(replica: Replica, monkeypatch) -> None:

@@ -72,6 +72,13 @@ def sequences_of(served: ServedModel, request: Request, prompt: tuple[int, ...])
     check_ids(request.stopping.stop_token_ids, served.tokenizer.vocab_size, "stop_token_ids")
     if not request.stopping.ignore_eos:
         stop_ids |= served.tokenizer.eos_token_ids
+    if request.stopping.min_tokens and len(stop_ids) >= served.info.vocab_size:
+        raise Refusal(
+            "invalid_request",
+            f"min_tokens is {request.stopping.min_tokens}, but every token of {served.info.name} is a "
+            "stop token: none is left to draw.",
+            param="min_tokens",
+        )
     max_tokens = _max_tokens(served, request, len(prompt))
     return [
         SequenceSpec(

@@ -116,9 +116,7 @@ class Replica:
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         """Stream the deltas of all `n` answers, interleaved as the steps give them."""
-        if self._state != "ready":
-            reason = f"This server is {self._state}{self._detail and ': ' + self._detail}."
-            raise Refusal("shutting_down" if self._state == "draining" else "no_replica", reason)
+        self._refuse_unless_ready()
         served = self._resolve(request.model)
         recorder = RequestRecorder(served.meter, request)
         try:
@@ -151,6 +149,11 @@ class Replica:
 
     # --- a request's way in --------------------------------------------------------------------
 
+    def _refuse_unless_ready(self) -> None:
+        if self._state != "ready":
+            reason = f"This server is {self._state}{self._detail and ': ' + self._detail}."
+            raise Refusal("shutting_down" if self._state == "draining" else "no_replica", reason)
+
     def _resolve(self, model: str) -> ServedModel:
         name = self._names.get(model)
         if name is None:
@@ -161,6 +164,8 @@ class Replica:
         return self._models[name]
 
     def _register(self, served: ServedModel, request: Request, prompt: tuple[int, ...]) -> _Live:
+        # Asked again: the engine may have ended while a long prompt was tokenised.
+        self._refuse_unless_ready()
         if request.id in self._live_requests:
             raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
         live = _Live(served, request, {}, asyncio.Queue())
