@@ -43,6 +43,9 @@ class ScriptedBackend:
         if isinstance(reply, Refusal):
             raise reply
         prompt = len(await self.tokenize(request.model, messages=request.messages))
+        context = next(info for info in self.infos if info.name == request.model).max_context_tokens
+        if prompt + (request.stopping.max_tokens or 1) > context:
+            raise Refusal("context_length_exceeded", f"The context holds {context} tokens.")
         self.running.add(request.id)
         try:
             count = 0

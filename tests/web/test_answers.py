@@ -285,6 +285,24 @@ async def test_limits_name_themselves(make_site: MakeSite, backend: ScriptedBack
     assert len(await site.conversations.newest(ME, limit=10)) == 3
 
 
+async def test_an_answer_may_be_as_long_as_the_context_leaves(site: Site, backend: ScriptedBackend) -> None:
+    """The context is 2000 tokens, less than an answer may have elsewhere."""
+    conversation, _, job = await site.answers.ask(ME, None, "word " * 1300, None)
+    await told(job)
+    assert job.row.status == "complete"
+    assert backend.requests[-1].stopping.max_tokens == 700
+    _, _, job = await site.answers.ask(ME, conversation.id, "word " * 100, None)
+    await told(job)
+    assert backend.requests[-1].stopping.max_tokens == 2000 - 1300 - 4 - 100
+
+
+async def test_an_answer_may_not_be_endless(make_site: MakeSite, backend: ScriptedBackend) -> None:
+    site = await make_site(max_answer_tokens=3)
+    _, _, job = await site.answers.ask(ME, None, "Go", None)
+    await told(job)
+    assert (job.row.content, job.row.finish) == ("one two three ", "length")
+
+
 async def test_a_refused_message_leaves_nothing_behind(site: Site, backend: ScriptedBackend) -> None:
     with pytest.raises(Refusal) as refused:
         await site.answers.ask(ME, None, "word " * 3000, None)

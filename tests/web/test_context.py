@@ -5,7 +5,7 @@ from scripted import ScriptedBackend
 
 from ridgeline.protocol import ModelInfo, Refusal
 from ridgeline.store.records import StoredMessage
-from ridgeline.web.context import newest_path, path_to, shown, window_start
+from ridgeline.web.context import newest_path, path_to, shown, window_of
 
 BACKEND = ScriptedBackend()
 
@@ -33,7 +33,10 @@ def turns(count: int, words: int = 10, context_from: int = 0) -> list[StoredMess
 
 
 async def start(path: list[StoredMessage], context: int, reserve: int = 20) -> int:
-    return await window_start(BACKEND, model(context), path, reserve_tokens=reserve)
+    window = await window_of(BACKEND, model(context), path, reserve_tokens=reserve)
+    visible = sum(len(message.content.split()) for message in shown(path, window.start))
+    assert window.room_tokens == context - visible >= min(reserve, context // 4)
+    return window.start
 
 
 async def test_all_is_shown_while_it_fits() -> None:

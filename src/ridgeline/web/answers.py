@@ -9,7 +9,7 @@ from dataclasses import replace
 from ridgeline.api.models import find_model
 from ridgeline.protocol import Backend, ModelInfo, Refusal, Request, Stopping
 from ridgeline.store.records import Conversation, StoredMessage
-from ridgeline.web.context import newest_path, shown, window_start
+from ridgeline.web.context import Window, newest_path, shown, window_of
 from ridgeline.web.conversations import Conversations, now_ms
 from ridgeline.web.job import Ending, Job
 from ridgeline.web.settings import WebSettings
@@ -80,6 +80,7 @@ class Answers:
             created_ms=now,
         )
         path.append(question)
+        window = await self._window(model, path)
         answer = StoredMessage(
             id=uuid.uuid4().hex,
             conversation_id=conversation.id,
@@ -90,9 +91,9 @@ class Answers:
             status="streaming",
             created_ms=now,
             model=model.name,
-            context_from=await self._window_start(model, path),
+            context_from=window.start,
         )
-        job = self._start(tenant, model, path, answer)
+        job = self._start(tenant, model, path, answer, window)
         conversation = replace(conversation, model=model.name, updated_ms=now)
         await self._conversations.save(conversation, [question, answer])
         return conversation, question, job
@@ -116,7 +117,7 @@ class Answers:
         if answer.status == "streaming" and answer.id in self._jobs:
             return self._jobs[answer.id]
         model = self._model(answer.model)
-        start = await self._window_start(model, [*path, answer] if answer.content else path)
+        window = await self._window(model, [*path, answer] if answer.content else path)
         answer = replace(
             answer,
             status="streaming",
@@ -124,9 +125,9 @@ class Answers:
             error_code=None,
             error_message=None,
             finished_ms=None,
-            context_from=start,
+            context_from=window.start,
         )
-        job = self._start(tenant, model, path, answer)
+        job = self._start(tenant, model, path, answer, window)
         await self._conversations.save(None, [answer])
         return job
 
@@ -172,20 +173,25 @@ class Answers:
                 return chatting[0]
         return find_model(self._backend, name)
 
-    async def _window_start(self, model: ModelInfo, path: Sequence[StoredMessage]) -> int:
-        return await window_start(self._backend, model, path, reserve_tokens=self._settings.min_answer_tokens)
+    async def _window(self, model: ModelInfo, path: Sequence[StoredMessage]) -> Window:
+        return await window_of(self._backend, model, path, reserve_tokens=self._settings.min_answer_tokens)
 
     def _start(
-        self, tenant: str, model: ModelInfo, path: Sequence[StoredMessage], answer: StoredMessage
+        self,
+        tenant: str,
+        model: ModelInfo,
+        path: Sequence[StoredMessage],
+        answer: StoredMessage,
+        window: Window,
     ) -> Job:
         self._check_limits(tenant, answer.conversation_id)
-        messages = shown([*path, answer], answer.context_from)
+        messages = shown([*path, answer], window.start)
         request = Request(
             id=f"web-{uuid.uuid4().hex}",
             model=model.name,
             messages=messages,
             sampling=self._settings.sampling,
-            stopping=Stopping(max_tokens=self._settings.max_answer_tokens),
+            stopping=Stopping(max_tokens=min(self._settings.max_answer_tokens, window.room_tokens)),
             tenant=tenant,
             continue_final_message=bool(answer.content),
             received_seconds=time.monotonic(),

@@ -1,6 +1,7 @@
 """Which part of a conversation the model is shown: the newest turns that fit its context."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ridgeline.protocol import Backend, Message, ModelInfo, Refusal
 from ridgeline.store.records import StoredMessage
@@ -26,10 +27,23 @@ def newest_path(rows: Sequence[StoredMessage]) -> list[StoredMessage]:
     return path_to(rows, max(rows, key=lambda row: (row.created_ms, row.position)))
 
 
-async def window_start(
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a conversation that the model is shown.
+
+    Attributes:
+        start: position of the oldest message shown.
+        room_tokens: what it leaves of the context for the answer.
+    """
+
+    start: int
+    room_tokens: int
+
+
+async def window_of(
     backend: Backend, model: ModelInfo, path: Sequence[StoredMessage], *, reserve_tokens: int
-) -> int:
-    """Position of the oldest message of `path` that the model can be shown.
+) -> Window:
+    """The newest messages of `path` that the model can be shown.
 
     The last message is always shown. The window starts where it did for the answer before, and
     moves only when it must.
@@ -44,8 +58,11 @@ async def window_start(
     async def tokens_from(first: int) -> int:
         return len(await backend.tokenize(model.name, messages=shown(path, first)))
 
-    if await tokens_from(start) <= limit:
-        return start
+    def window(first: int, tokens: int) -> Window:
+        return Window(first, model.max_context_tokens - tokens)
+
+    if (needed := await tokens_from(start)) <= limit:
+        return window(start, needed)
     # Turns begin with what the user said; the shown part must begin with a turn.
     starts = [row.position for row in path if row.role == "user" and row.position > start]
     keep = int(limit * _KEEP_FRACTION)
@@ -57,11 +74,11 @@ async def window_start(
         else:
             low = middle + 1
     if low < len(starts):
-        return starts[low]
+        return window(starts[low], await tokens_from(starts[low]))
     last = starts[-1] if starts else start
     needed = await tokens_from(last)
     if needed <= limit:
-        return last
+        return window(last, needed)
     raise Refusal(
         "context_length_exceeded",
         f"The message has {needed} tokens, but {model.name} can be shown {limit} (its context of "

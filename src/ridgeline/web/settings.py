@@ -13,7 +13,7 @@ class WebSettings:
         max_running_answers: answers being made at once for one owner; more are `rate_limited`.
         max_conversations: conversations kept for one owner.
         max_message_characters: longest message that may be sent.
-        max_answer_tokens: an answer ends here, and can be continued.
+        max_answer_tokens: an answer ends here, or where the context is full, and can be continued.
         min_answer_tokens: room for the answer that the history must leave free in the context
             (a quarter of the context where that is less).
         unheard_seconds: an answer that nobody listens to for this long is ended.
