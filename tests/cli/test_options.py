@@ -113,6 +113,8 @@ def test_lists_from_file_and_environment(captured: Captured, tmp_path: Path) -> 
         (("--device", "simulated:a100-80", "--dtype", "float8"), "it has auto, float32"),
         (("--device", "gpu"), "there are cpu and simulated:NAME"),
         (("--api-key", "a=1", "--api-key", "a=2"), "two keys are called 'a'"),
+        (("--max-batch", "512"), "max_batch_tokens must be at least max_batch (512)"),
+        (("--max-waiting", "0"), "greater than or equal to 1"),
         (
             ("--max-batch", "0"),
             "'--max-batch' (env var: 'RIDGELINE_MAX_BATCH'): Input should be greater than or equal to 1",

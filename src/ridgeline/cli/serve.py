@@ -104,11 +104,11 @@ def serve(
     max_context: Annotated[
         int | None,
         option(
-            "--max-context", "Tokens of prompt and answer.", metavar="N", min=1, show_default="the model's"
+            "--max-context", "Tokens of prompt and answer.", metavar="N", min=2, show_default="the model's"
         ),
     ] = None,
     max_waiting: Annotated[
-        int, option("--max-waiting", "Requests that may wait; more are refused.", metavar="N", min=0)
+        int, option("--max-waiting", "Requests that may wait; more are refused.", metavar="N", min=1)
     ] = 256,
     threads: Annotated[
         int | None, option("--threads", "Compute threads.", metavar="N", min=1, show_default="one per core")
@@ -167,18 +167,18 @@ def serve(
             allowed_origins=tuple(allowed_origin or ()),
             public_metrics=public_metrics,
         )
+        engine = EngineOptions(
+            device=device,
+            dtype=dtype,
+            kv_memory_bytes=kv_memory,
+            max_batch=max_batch,
+            max_batch_tokens=max_batch_tokens,
+            max_context_tokens=max_context,
+            max_waiting=max_waiting,
+            threads=threads,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    engine = EngineOptions(
-        device=device,
-        dtype=dtype,
-        kv_memory_bytes=kv_memory,
-        max_batch=max_batch,
-        max_batch_tokens=max_batch_tokens,
-        max_context_tokens=max_context,
-        max_waiting=max_waiting,
-        threads=threads,
-    )
     if not models and not random_weights:
         models = [DEFAULT_MODEL]
     run(

@@ -203,7 +203,8 @@ async def _first_tokens(replica: "Replica") -> None:
         request = Request(
             id=f"warm-up-{model.name}",
             model=model.name,
-            prompt="Hello",
+            # One token: it fits into the smallest context that can be asked for.
+            prompt=tuple(await replica.tokenize(model.name, "Hello"))[:1],
             sampling=Sampling(temperature=0.0),
             stopping=Stopping(max_tokens=1),
             received_seconds=time.monotonic(),
