@@ -77,6 +77,25 @@ async def test_a_shutdown_midway_is_told(http, fake):
     assert json.loads(events[-1])["error"]["code"] == "shutting_down"
 
 
+async def test_many_prompts_are_made_a_line_full_at_a_time(http, fake, monkeypatch):
+    generate, running, most = fake.generate, 0, 0
+
+    async def counted(request):
+        nonlocal running, most
+        running += request.n
+        most = max(most, running)
+        async for delta in generate(request):
+            await asyncio.sleep(0)
+            yield delta
+        running -= request.n
+
+    monkeypatch.setattr(fake, "generate", counted)
+    body = {"model": "fake-model", "prompt": [f"prompt {i}" for i in range(64)], "n": 16}
+    response = await http.post("/v1/completions", json=body)
+    assert len(response.json()["choices"]) == 1024
+    assert most == 128
+
+
 async def test_one_failed_prompt_ends_its_neighbours(http, fake, monkeypatch):
     generate = fake.generate
 

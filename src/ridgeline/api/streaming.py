@@ -14,24 +14,34 @@ from ridgeline.protocol import Backend, Delta, Refusal, Request
 T = TypeVar("T")
 Emit = Callable[[int, Delta], Awaitable[None]]
 
+ANSWERS_AT_ONCE = 128
+"""Of one body, which may ask for many more than any line holds, and would always be refused."""
+
 
 class Gone(Exception):
     """The client went away; what it asked for has been cancelled."""
 
 
 async def run(backend: Backend, requests: Sequence[Request], emit: Emit) -> None:
-    """Run requests at once and hand each delta on, with the position of its request.
+    """Run requests side by side and hand each delta on, with the position of its request.
 
+    No more than `ANSWERS_AT_ONCE` are being made at a time; further ones wait for those before.
     A delta is taken from the backend only when the one before it has been handed on. The first
     failure, or the caller's cancellation, closes the streams of all.
     """
     if len(requests) == 1:
         await _pump(backend, 0, requests[0], emit)
         return
+    places = asyncio.Semaphore(max(1, ANSWERS_AT_ONCE // requests[0].n))
+
+    async def in_turn(position: int, request: Request) -> None:
+        async with places:
+            await _pump(backend, position, request, emit)
+
     try:
         async with asyncio.TaskGroup() as group:
             for position, request in enumerate(requests):
-                group.create_task(_pump(backend, position, request, emit))
+                group.create_task(in_turn(position, request))
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
 
