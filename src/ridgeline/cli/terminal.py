@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.text import Text
@@ -118,7 +119,8 @@ class _Growing:
             self._console.print(Markdown(self._text[:length]))
             self._console.print()
             self._text = self._text[length:]
-        self._live.update(Markdown(self._text))
+        # Room for the ^C that the terminal writes behind it: a line that wraps is not redrawn.
+        self._live.update(Constrain(Markdown(self._text), max(1, self._console.width - len("^C"))))
 
     def close(self) -> None:
         """Leave the last block on the screen, whole. May be called twice."""
