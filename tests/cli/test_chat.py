@@ -1,8 +1,10 @@
 """The terminal chat against a server whose answers are known."""
 
 import asyncio
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from rich.console import Console
 
 from ridgeline.cli.errors import CommandFailed
 from ridgeline.cli.talk import Talk
-from ridgeline.cli.terminal import Terminal, finished_length
+from ridgeline.cli.terminal import Terminal, _Growing, finished_length
 
 RIDGELINE = (sys.executable, "-m", "ridgeline.cli.main")
 
@@ -63,8 +65,36 @@ def test_nothing_asked_is_wrong_usage(running: Running) -> None:
 def test_without_a_server_it_says_how_to_start_one() -> None:
     done = run("hi", "--url", "http://127.0.0.1:9")
     assert done.returncode == 1
+    assert done.stderr.startswith("ridgeline: no server answers at http://127.0.0.1:9 (connection refused).")
     assert "ridgeline serve" in done.stderr
-    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://"])
+def test_what_is_no_address_is_said_to_be_none(url: str) -> None:
+    done = run("hi", "--url", url)
+    assert done.returncode == 1
+    assert "is not an address of http or https" in done.stderr
+
+
+def test_an_answer_that_breaks_off_is_told_from_an_absent_server(running: Running) -> None:
+    running.fake.cut = (0,)
+    done = run("hi", "--url", running.url)
+    assert (done.returncode, done.stdout) == (1, "w0 w1 w2 \n")
+    assert done.stderr == (
+        f"ridgeline: {running.url} gave no whole answer: the stream ended before its end mark.\n"
+    )
+
+
+def test_what_is_asked_need_not_be_utf8(running: Running) -> None:
+    done = subprocess.run(
+        [*map(str.encode, RIDGELINE), b"chat", b"Expl\xe9:", b"--url", running.url.encode()],
+        input=b"caf\xe9\n",
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert running.fake.requests[0]["messages"][0]["content"] == "Expl\ufffd:\n\ncaf\ufffd"
 
 
 def test_a_refusal_is_one_sentence_with_the_time_to_wait(running: Running) -> None:
@@ -181,6 +211,18 @@ def test_ctrl_c_keeps_the_chat(running: Running, monkeypatch: pytest.MonkeyPatch
         Terminal(talk, console).run()
     assert "(stopped)" in capture.get()
     assert talk.messages == [("user", "hello"), ("assistant", "w0 ")]
+
+
+def test_a_growing_answer_leaves_room_for_the_terminals_own_ctrl_c() -> None:
+    """A line that is full would wrap at the ^C, and what wraps is not found again to be redrawn."""
+    console = Console(width=40, force_terminal=True, color_system=None, file=io.StringIO())
+    growing = _Growing(console)
+    growing.add("word " * 100)
+    growing._live.refresh()
+    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    growing.close()
+    lines = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", drawn).splitlines()
+    assert max(map(len, lines)) == 38
 
 
 @pytest.mark.parametrize(

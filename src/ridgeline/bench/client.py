@@ -1,5 +1,6 @@
 """One streamed chat completion against an OpenAI-compatible server, chunk by chunk."""
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,19 @@ def _error(status: int, body: bytes, retry_after: str | None) -> ServerError:
     )
 
 
+def _broken(error: Exception) -> ServerError:
+    """What is said of a connection that could not be made, or that broke."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0  # of look-ups below zero, and not known to strerror
+        text = os.strerror(number) if number > 0 else error.os_error.strerror or str(error.os_error)
+        return ServerError(0, "no_connection", text[:1].lower() + text[1:])
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        return ServerError(0, "no_connection", f"{error} is not an address of http or https")
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | ConnectionError):
+        return ServerError(0, "stream_cut", "the connection ended before the answer did")
+    return ServerError(0, type(error).__name__, str(error) or type(error).__name__)
+
+
 def _usage(data: Mapping[str, Any] | None) -> TokenCounts | None:
     if not data:
         return None
@@ -116,8 +130,7 @@ async def stream_chat(
     except TimeoutError as error:
         raise ServerError(0, "timeout", "no whole answer within the time limit") from error
     except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-        text = str(error) or type(error).__name__
-        raise ServerError(0, type(error).__name__, text) from error
+        raise _broken(error) from error
 
 
 def new_session(timeout_seconds: float | None, headers: Mapping[str, str]) -> aiohttp.ClientSession:
@@ -141,4 +154,4 @@ async def served_models(session: aiohttp.ClientSession, url: str) -> list[str]:
     except TimeoutError as error:
         raise ServerError(0, "timeout", "no answer within the time limit") from error
     except (aiohttp.ClientError, ConnectionError, ValueError, KeyError, TypeError) as error:
-        raise ServerError(0, type(error).__name__, str(error) or type(error).__name__) from error
+        raise _broken(error) from error

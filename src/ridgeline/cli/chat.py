@@ -52,9 +52,9 @@ def chat(
         system=system,
         options={"temperature": temperature, "max_tokens": max_tokens},
     )
-    text = " ".join(question or [])
+    text = " ".join(question or []).encode(errors="surrogateescape").decode(errors="replace")
     if not sys.stdin.isatty():
-        piped = sys.stdin.read().strip()
+        piped = sys.stdin.buffer.read().decode(errors="replace").strip()
         text = "\n\n".join(part for part in (text, piped) if part)
         if not text:
             raise typer.BadParameter("nothing was asked: give a question, or text on standard input")
@@ -67,11 +67,12 @@ def chat(
 
 
 def _once(talk: "Talk", text: str) -> None:
-    """Print one answer as it comes."""
+    """Print one answer as it comes, and end its line however it ends."""
     try:
         talk.connect()
-        talk.ask(text, lambda piece: typer.echo(piece, nl=False))
+        try:
+            talk.ask(text, lambda piece: typer.echo(piece, nl=False))
+        finally:
+            typer.echo()
     except KeyboardInterrupt:
-        typer.echo()
         raise typer.Exit(130) from None
-    typer.echo()

@@ -74,11 +74,13 @@ def server_url(url: str) -> str:
 
 def no_server(url: str, error: "ServerError") -> CommandFailed:
     """What to say when the server cannot be reached, or says no."""
-    if error.status == 0:
+    if error.code == "no_connection":
         return CommandFailed(
             f"no server answers at {url} ({error.message}). Start one with `ridgeline serve`,"
             " or name another with --url."
         )
     if error.status == 401:
         return CommandFailed(f"{url} asks for a key: {error.message} Give it with --api-key.")
+    if error.status == 0:
+        return CommandFailed(f"{url} gave no whole answer: {error.message.rstrip('.')}.")
     return CommandFailed(f"{url} answered {error.status} {error.code}: {error.message}")
