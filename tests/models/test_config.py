@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import CONFIG
+from small_files import CONFIG
 
 from ridgeline.models.config import ModelConfig, RopeScaling
 from ridgeline.models.config_readers import config_from_json

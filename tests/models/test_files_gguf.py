@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from small_models import CONFIG, write_gguf
+from small_files import CONFIG, write_gguf
 
 from ridgeline.models.config import RopeScaling
 from ridgeline.models.dequantise import dequantise

@@ -7,7 +7,7 @@ import httpx
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
-from small_models import write_folder, write_gguf
+from small_files import write_folder, write_gguf
 
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import open_model

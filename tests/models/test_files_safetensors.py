@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_models import CONFIG, write_folder, write_tokenizer
+from small_files import CONFIG, write_folder, write_tokenizer
 
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import open_model, random_model
