@@ -184,3 +184,23 @@ def test_bench_takes_one_kind_of_load() -> None:
     result: Any = invoke("bench", "--rate", "1", "--concurrency", "2")
     assert result.exit_code == 2
     assert "not both" in result.output
+
+
+def announced(captured: Captured, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    server._announce(served(captured, *arguments), ["m"], "http://127.0.0.1:1", 1.0)
+    return capsys.readouterr().out
+
+
+def test_what_is_announced_works_as_it_stands(
+    captured: Captured, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable of the server may hold several keys with names, which no client can send."""
+    keyed = announced(captured, capsys, "--api-key", "alice=one")
+    assert "$" not in keyed and "one" not in keyed
+    assert '"Authorization: Bearer KEY"' in keyed and 'api_key="KEY"' in keyed
+    assert "chat --url http://127.0.0.1:1 --api-key KEY\n" in keyed
+    open_ = announced(captured, capsys)
+    assert "Bearer" not in open_ and 'api_key="none"' in open_
+    monkeypatch.setattr("sys.argv", [".venv/bin/ridgeline"])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert " .venv/bin/ridgeline chat --url http://127.0.0.1:1\n" in announced(captured, capsys)

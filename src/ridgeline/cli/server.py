@@ -213,24 +213,31 @@ async def _first_tokens(replica: "Replica") -> None:
             pass
 
 
+def _program() -> str:
+    """What to type for `ridgeline` where this was started; it is not on the path of everybody."""
+    called = Path(sys.argv[0])
+    return "ridgeline" if called.name != "ridgeline" or shutil.which("ridgeline") else str(called)
+
+
 def _announce(serving: Serving, models: list[str], address: str, seconds: float) -> None:
     key = next(iter(serving.api.api_keys), None)
-    header = ' \\\n    -H "Authorization: Bearer $RIDGELINE_API_KEY"' if key else ""
-    secret = 'os.environ["RIDGELINE_API_KEY"]' if key else '"none"'
+    # Not $RIDGELINE_API_KEY: what it holds for the server may be several keys, with names.
+    header = ' \\\n    -H "Authorization: Bearer KEY"' if key else ""
+    option, secret = (" --api-key KEY", "KEY") if key else ("", "none")
     what = f"{', '.join(models)} on {serving.engine.device}"
     typer.echo(
         f"""\
 Ridgeline {ridgeline.__version__} serves {what}, ready after {seconds:.1f} s.
 
   Chat in the browser   {address}/
-  Chat in a terminal    ridgeline chat --url {address}
+  Chat in a terminal    {_program()} chat --url {address}{option}
   OpenAI-compatible     {address}/v1
 
   curl {address}/v1/chat/completions{header} \\
     -H "Content-Type: application/json" \\
     -d '{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-  OpenAI(base_url="{address}/v1", api_key={secret})
+  OpenAI(base_url="{address}/v1", api_key="{secret}")
 
 Ctrl-C ends it."""
     )
