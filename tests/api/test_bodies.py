@@ -91,6 +91,7 @@ async def test_a_compressed_body_is_refused(http):
 async def test_an_unknown_path_has_the_same_error_body(http, path):
     response = await http.get(path)
     assert (response.status_code, body_of(response)["code"]) == (404, "invalid_request")
+    assert "/v1/chat/completions" in body_of(response)["message"]
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -98,7 +98,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     if error.status_code == 404:
-        refusal = Refusal("invalid_request", f"There is nothing at {path}; the API is below /v1.")
+        there = "this API has /v1/chat/completions, /v1/completions and /v1/models"
+        refusal = Refusal("invalid_request", f"There is nothing at {path}; {there}.")
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         hint = f" It takes {allowed}." if allowed else ""

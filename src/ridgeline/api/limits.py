@@ -103,16 +103,16 @@ class AllowedCallers:
         if not self._is_known(_without_port(host)):
             return Refusal(
                 "forbidden",
-                f"The Host header {host[:100]!r} is not a name of this server; its operator can add it to "
-                "allowed_hosts.",
+                f"The Host header {host[:100]!r} is not a name of this server; its operator can add it with "
+                "--allowed-host.",
             )
         origin = headers.get("origin")
         if origin is None or origin.lower() in self._origins or origin.lower().partition("://")[2] == host:
             return None
         return Refusal(
             "forbidden",
-            f"Pages of the origin {origin[:100]!r} may not call this server; its operator can add it to "
-            "allowed_origins.",
+            f"Pages of the origin {origin[:100]!r} may not call this server; its operator can add it with "
+            "--allowed-origin.",
         )
 
     def _is_known(self, name: str) -> bool:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def chat(
     question: Annotated[
-        list[str] | None, typer.Argument(help="Ask this, print the answer, end.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="QUESTION", help="Ask this, print the answer, end.", show_default=False),
     ] = None,
     url: Url = DEFAULT_URL,
     model: Annotated[

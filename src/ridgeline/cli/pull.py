@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def pull(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="What to fetch; see ridgeline models.")
+        list[str], typer.Argument(metavar="MODEL", help="What to fetch; see ridgeline models.")
     ],
     config: Config = None,
 ) -> None:
