@@ -179,7 +179,7 @@ def test_answers_that_outlast_the_drain_are_cut(tmp_path: Path, simulated: tuple
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, simulated: tuple[str, ...]) -> None:
     with serving(*simulated, data_dir=tmp_path) as served:
-        first_piece(served, max_tokens=4000)
+        _stream = first_piece(served, max_tokens=4000)  # held: a dropped one ends its answer
         served.process.send_signal(signal.SIGINT)
         served.wait_for_error("Ctrl-C again ends at once")
         served.process.send_signal(signal.SIGINT)
