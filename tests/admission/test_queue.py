@@ -143,19 +143,6 @@ def test_nobody_is_displaced_in_vain():
     assert queue.displaced_by(priority=0, tenant="b") == "b2"
 
 
-def test_what_is_known_of_the_load():
-    queue = WaitingQueue(4)
-    add(queue, "a", cost=30, now=1.0)
-    add(queue, "b", cost=0, now=3.0)
-    assert queue.waiting_tokens == 31
-    assert queue.oldest_seconds(5.0) == 4.0
-    assert "a" in queue
-    queue.remove("a")
-    assert "a" not in queue
-    assert queue.waiting_tokens == 1
-    assert queue.oldest_seconds(5.0) == 2.0
-
-
 def test_mistakes_are_errors():
     queue = WaitingQueue(4)
     with pytest.raises(LookupError):

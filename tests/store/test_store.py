@@ -1,7 +1,6 @@
 """The store against real SQLite files, with the failures that disks have."""
 
 import asyncio
-import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -245,10 +244,3 @@ def test_the_known_schema_version_is_the_newest_migration() -> None:
     config = Config()
     config.set_main_option("script_location", str(db._MIGRATIONS))
     assert ScriptDirectory.from_config(config).get_current_head() == db.SCHEMA_VERSION
-
-
-def test_the_default_database_is_in_the_users_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
-    if os.name == "posix" and os.uname().sysname == "Linux":
-        assert db.default_path() == Path("/somewhere/ridgeline/conversations.db")
-    assert db.default_path().name == "conversations.db"

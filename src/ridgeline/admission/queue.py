@@ -11,15 +11,17 @@ from ridgeline.admission.fair import FairOrder, Waiting
 from ridgeline.protocol import Refusal
 
 
-def at_capacity(waiting: int, limit: int, wait_seconds: float | None) -> Refusal:
+def at_capacity(waiting: int, limit: int, wait_seconds: float | None, places: int = 0) -> Refusal:
     """The refusal of a request for which the queue has no place.
 
-    `wait_seconds` is the measured estimate of what a place would cost, None if nothing is known.
+    `wait_seconds` is the measured estimate of what a place would cost, None if nothing is known;
+    `places` are free ones that those at the head are about to take.
     """
+    beyond = f" beyond {places} free places" if places else ""
     promise = "" if wait_seconds is None else f"; a place is expected in {wait_seconds:.1f} s"
     return Refusal(
         "at_capacity",
-        f"The queue is full: {waiting} requests are waiting and max_waiting is {limit}{promise}.",
+        f"The queue is full: {waiting} requests are waiting and max_waiting is {limit}{beyond}{promise}.",
         retry_after_seconds=wait_seconds,
     )
 
@@ -35,7 +37,6 @@ class WaitingQueue:
         self._classes: dict[int, FairOrder] = {}
         self._front: dict[int, OrderedDict[str, Waiting]] = {}
         self._arrivals = 0
-        self._waiting_tokens = 0
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -52,15 +53,6 @@ class WaitingQueue:
     def is_full(self, places: int = 0) -> bool:
         """Whether `add` would refuse. `places` are free ones that the head is about to take."""
         return len(self._requests) >= self.max_waiting + places
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Expected tokens of all that wait."""
-        return self._waiting_tokens
-
-    def oldest_seconds(self, now: float) -> float:
-        """How long the one that waits longest has done so; 0 when nobody does. O(n)."""
-        return max((now - request.added_seconds for request in self._requests.values()), default=0.0)
 
     def add(
         self,
@@ -83,7 +75,7 @@ class WaitingQueue:
         """
         if self.is_full(places):
             wait = None if estimated_wait is None else estimated_wait()
-            raise at_capacity(len(self), self.max_waiting, wait)
+            raise at_capacity(len(self), self.max_waiting, wait, places)
         request = self._enter(request_id, priority, tenant, cost_tokens, now)
         self._classes.setdefault(priority, FairOrder()).add(request)
 
@@ -119,7 +111,6 @@ class WaitingQueue:
         Only what is served counts against its tenant. Raises KeyError for unknown ids.
         """
         request = self._requests.pop(request_id)
-        self._waiting_tokens -= request.cost_tokens
         front = self._front.get(request.priority)
         if front is not None and request_id in front:
             del front[request_id]
@@ -173,5 +164,4 @@ class WaitingQueue:
         request = Waiting(request_id, priority, tenant, max(1, cost_tokens), now, self._arrivals)
         self._arrivals += 1
         self._requests[request_id] = request
-        self._waiting_tokens += request.cost_tokens
         return request

@@ -72,7 +72,10 @@ class Engine:
 
     def _failed(self, handle: Handle, error: Exception, now: float) -> list[Output]:
         logger.exception("a step of %s failed", self.name)
-        refusal = Refusal("internal_error", f"The engine failed in this step: {error}.")
+        refusal = Refusal(
+            "internal_error",
+            f"The engine failed in this step ({type(error).__name__}); the server's log says why.",
+        )
         return self.scheduler.fail(handle.plan, now, refusal)
 
     def handle(self, message: Submit | Cancel, now: float) -> list[Output]:

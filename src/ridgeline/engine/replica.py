@@ -5,6 +5,7 @@ Lives in the server's event loop; the engines live in their threads. Between the
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -183,7 +184,9 @@ class Replica:
         self._live_requests[request.id] = live
         self._idle.clear()
         for spec in specs:
-            self._threads[served.info.name].send(served.info.name, Submit(spec, request.received_seconds))
+            self._threads[served.info.name].send(
+                served.info.name, Submit(spec, request.received_seconds or time.monotonic())
+            )
         return live
 
     # --- an answer's way out -------------------------------------------------------------------

@@ -17,13 +17,6 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_TIMEOUT_MS = 5000
 
 
-def default_path() -> Path:
-    """The user's own database file."""
-    from platformdirs import user_data_path
-
-    return user_data_path("ridgeline", appauthor=False) / "conversations.db"
-
-
 async def prepare(database: str | Path) -> None:
     """Find out early whether a database can be used; for a server before it starts.
 

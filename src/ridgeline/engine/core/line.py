@@ -110,7 +110,7 @@ class Line:
         self._drain.finished(now, backlog=len(self) > 0)
 
     def step_took(self, seconds: float) -> None:
-        """From one commit to the next while there was work: what one more token takes."""
+        """What one more token takes, by the latest step."""
         self._step_seconds += (seconds - self._step_seconds) * (0.1 if self._step_seconds else 1.0)
 
     def wait_seconds(self, running: Seq[Sequence], now: float) -> float | None:

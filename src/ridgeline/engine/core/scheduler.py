@@ -7,6 +7,7 @@ later whatever was evicted meanwhile.
 """
 
 import bisect
+import math
 
 from ridgeline.engine.core.budget import OLDEST_SHARE, served_before, share_prefill
 from ridgeline.engine.core.counters import Counters
@@ -23,7 +24,7 @@ from ridgeline.engine.core.plan import (
     StepResult,
 )
 from ridgeline.engine.core.residence import Residence
-from ridgeline.engine.core.sequence import LaunchedRow, Sequence, SequenceSpec
+from ridgeline.engine.core.sequence import LaunchedRow, LaunchedStep, Sequence, SequenceSpec
 from ridgeline.kvcache import KVCache, Match
 from ridgeline.protocol import FinishReason, Refusal
 
@@ -52,12 +53,12 @@ class Scheduler:
         self._line = Line(limits.max_waiting, geometry.max_batch, self._expected)
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
-        self._launched: dict[int, tuple[LaunchedRow, ...]] = {}
+        self._launched: dict[int, LaunchedStep] = {}
         self._free_slots = list(range(geometry.max_batch - 1, -1, -1))
         self._releases: list[int] = []
         self._step = 0
         self._order = 0
-        self._last_commit: float | None = None
+        self._last_commit = -math.inf
 
     @property
     def running(self) -> int:
@@ -132,7 +133,9 @@ class Scheduler:
 
     def fail(self, plan: StepPlan, now: float, refusal: Refusal) -> list[Output]:
         """A step broke: end every sequence of it, and let nobody find the KV it leaves behind."""
-        broken = [row.sequence for row in self._launched.pop(plan.step) if row.sequence.epoch == row.epoch]
+        broken = [
+            row.sequence for row in self._launched.pop(plan.step).rows if row.sequence.epoch == row.epoch
+        ]
         for sequence in broken:
             self.cache.distrust(sequence.blocks)
             self._end(sequence, now)
@@ -173,7 +176,7 @@ class Scheduler:
         releases, self._releases = tuple(self._releases), []
         admissions = tuple(self._admission(sequence) for sequence in admitted)
         plan = StepPlan(self._step, tuple(row for row, _ in rows), admissions, releases)
-        self._launched[self._step] = tuple(launched for _, launched in rows)
+        self._launched[self._step] = LaunchedStep(now, tuple(launched for _, launched in rows))
         self._step += 1
         return plan
 
@@ -296,16 +299,17 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:
         """Take over what a step gave: counters, published blocks, new tokens, finished sequences."""
         outputs = []
-        for launched, row_result in zip(self._launched.pop(plan.step), result.rows, strict=True):
+        step = self._launched.pop(plan.step)
+        for launched, row_result in zip(step.rows, result.rows, strict=True):
             if launched.sequence.epoch != launched.epoch:
                 continue  # finished, cancelled or preempted while the step was in flight
             output = self._commit_row(launched, row_result, now)
             if output is not None:
                 outputs.append(output)
         self.counters.evicted_blocks = self.cache.evicted_blocks
-        if self._last_commit is not None:
-            self._line.step_took(now - self._last_commit)
-        self._last_commit = now if self._running else None
+        # Steps in flight at once overlap: only the time since the one before is this one's.
+        self._line.step_took(now - max(step.launched_seconds, self._last_commit))
+        self._last_commit = now
         return outputs
 
     def _commit_row(self, launched: LaunchedRow, result: RowResult, now: float) -> Output | None:

@@ -109,3 +109,11 @@ class LaunchedRow:
     start: int
     count: int
     sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A step that is not committed yet: when it was planned, and its rows in the plan's order."""
+
+    launched_seconds: float
+    rows: tuple[LaunchedRow, ...]
