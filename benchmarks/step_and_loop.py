@@ -1,14 +1,15 @@
-"""Do the engine and the event loop stay out of each other's way in one process?
+"""Do the engine and the event loop stay out of each other's way?
 
-Both are Python in one interpreter: a step is hundreds of short torch calls that each give up and
-take back the interpreter's lock, and the loop writes everybody's stream meanwhile. Two questions,
-asked of the default model decoding a full batch:
+A step is some 900 short torch calls that each give up and take back the interpreter's lock, and the
+loop writes everybody's stream meanwhile. In one process a loop that is never idle made a step of 50 ms
+one of 120 to 500 ms, by the interpreter's switch interval; therefore the engines have a process of
+their own. Two questions, asked of the default model decoding a full batch:
 
     step    how much longer is a step while the loop is never idle, than alone?    goal 1.3 x
     loop    how late is a timer of the loop while the engine is never idle?        goal p99 20 ms
 
-With one compute thread on two cores the answer is about the interpreter's lock alone. With two, a
-loop that is never idle also takes a share of a core from the computation, whatever Python does.
+With one compute thread on two cores the answer is about what the two share as programs. With two, a
+loop that is never idle also takes half a core from the computation, whatever anybody does.
 The host's part of a step (scheduling, committing, preparing; not computing) is printed as well.
 
     python benchmarks/step_and_loop.py [--batch 32] [--threads 1] [--seconds 5] [--repetitions 3]
@@ -27,7 +28,9 @@ from ridgeline.engine.build import ModelSpec, build_replica
 from ridgeline.engine.options import EngineOptions
 from ridgeline.engine.replica import Replica
 from ridgeline.protocol import Request, Sampling, Stopping
+from ridgeline.telemetry.meter import EngineMeter
 from ridgeline.telemetry.metrics import Metrics
+from ridgeline.telemetry.records import StepRecord
 
 BEAT_SECONDS = 0.005
 
@@ -40,18 +43,17 @@ class Steps:
     step: list[float] = field(default_factory=list)
     host: list[float] = field(default_factory=list)
 
-    def watch(self, replica: Replica) -> None:
+    def watch(self, meter: EngineMeter) -> None:
         """Listen to what the engine reports of its steps."""
-        meter = replica.engines[0].meter
-        record = meter.record
+        step = EngineMeter.step
 
-        def recorded(scheduler, plan, **times) -> None:
-            if len(plan.rows) == self.batch == plan.tokens:
-                self.step.append(times["ended"] - times["started"])
-                self.host.append(times["host_seconds"])
-            record(scheduler, plan, **times)
+        def recorded(record: StepRecord) -> None:
+            if record.batch_size == self.batch == record.batch_tokens:
+                self.step.append(record.step_seconds)
+                self.host.append(record.host_seconds)
+            step(meter, record)
 
-        meter.record = recorded  # type: ignore[method-assign]
+        meter.step = recorded  # type: ignore[method-assign]
 
 
 async def decode(replica: Replica, batch: int, tokens: int) -> None:
@@ -105,7 +107,9 @@ def quantile(values: list[float], q: float) -> float:
 async def measure(args: argparse.Namespace) -> dict[str, float]:
     """Alternate both loads; medians over the repetitions, in seconds."""
     options = EngineOptions(max_batch=args.batch, max_batch_tokens=max(256, args.batch), threads=args.threads)
-    replica = build_replica([ModelSpec("smollm2-135m")], options, Metrics())
+    metrics = Metrics()
+    replica = build_replica([ModelSpec("smollm2-135m")], options, metrics)
+    meter = metrics.engine(replica.models()[0].name)
     await replica.start()
     try:
         await decode(replica, args.batch, 8)
@@ -114,10 +118,8 @@ async def measure(args: argparse.Namespace) -> dict[str, float]:
             late: list[float] = []
             for name, companion in (("alone", (heartbeat, late)), ("busy", (saturate,))):
                 steps = Steps(args.batch)
-                record = replica.engines[0].meter.record
-                steps.watch(replica)
+                steps.watch(meter)
                 await beside(replica, args.batch, args.tokens, *companion)
-                replica.engines[0].meter.record = record  # type: ignore[method-assign]
                 runs[name].append(statistics.median(steps.step))
                 if name == "alone":
                     runs["host"].append(statistics.median(steps.host))

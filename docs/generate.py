@@ -19,7 +19,7 @@ ROOMS = {
     "web": "An answer in the chat page is a job of the server: it goes on when the page is closed.",
     "api": "Every documented parameter works or is refused by name.",
     "bench": "Needs no other part of Ridgeline but this room, and no server of ours.",
-    "engine": "The only room that has threads.",
+    "engine": "The only room that has threads and a process of its own.",
     "engine/core": "Pure: tested without threads, time or weights.",
     "engine/executors": "They keep one state per slot and carry out plans; KV layout is their own business.",
     "store": "One row per message.",

@@ -47,7 +47,7 @@ def test_a_question_is_answered_in_plain_text(running: Running) -> None:
         {"role": "user", "content": "How many?"},
     ]
     assert request["max_tokens"] == 9
-    assert "temperature" not in request
+    assert request["temperature"] == 0.3
     assert running.fake.headers[0]["Authorization"] == "Bearer k1"
 
 

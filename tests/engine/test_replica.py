@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from ridgeline.engine.build import ModelSpec, build_replica
+from ridgeline.engine.loop import Engine
 from ridgeline.engine.options import EngineOptions
 from ridgeline.engine.replica import Replica
 from ridgeline.models.errors import ModelError
@@ -43,6 +44,7 @@ async def replica(tmp_path) -> AsyncIterator[Replica]:
 async def serve(tmp_path, metrics: Metrics | None = None, **options) -> AsyncIterator[Replica]:
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(CONFIG))
+    options.setdefault("kv_memory_bytes", 4096 * block_bytes())
     settings = EngineOptions(device="simulated:h100", max_batch=4, max_batch_tokens=64, **options)
     built = build_replica([ModelSpec(str(path), random_weights=True)], settings, metrics or Metrics())
     await built.start()
@@ -50,8 +52,12 @@ async def serve(tmp_path, metrics: Metrics | None = None, **options) -> AsyncIte
         yield built
     finally:
         await built.close()
-        for engine in built.engines:
+        for engine in engines(built):
             engine.scheduler.check()
+
+
+def engines(replica: Replica) -> list[Engine]:
+    return [engine for runner in replica.runners for engine in runner.engines]
 
 
 def ask(text: str = "hello", **changes) -> Request:
@@ -76,7 +82,7 @@ async def until(condition, seconds: float = 10.0) -> None:
 
 
 def held(replica: Replica) -> int:
-    return replica.engines[0].scheduler.cache.held
+    return engines(replica)[0].scheduler.cache.held
 
 
 async def test_an_answer_ends_once_with_usage(replica: Replica) -> None:
@@ -213,7 +219,7 @@ async def test_tiny_kv_preempts_and_every_answer_is_what_it_would_be_alone(tmp_p
         ]
         together = await asyncio.gather(*runs)
         assert {p: text_of(d) for p, d in zip(prompts, together, strict=True)} == alone
-        assert replica.engines[0].scheduler.counters.preemptions > 0
+        assert engines(replica)[0].scheduler.counters.preemptions > 0
 
 
 async def test_draining_refuses_the_new_finishes_the_old_and_cancels_the_rest(replica: Replica) -> None:
@@ -256,7 +262,7 @@ async def test_a_prompt_tokenised_while_the_server_drains_is_refused_and_does_no
 
 
 async def test_a_bug_in_the_engine_ends_every_stream_and_says_failed(replica: Replica, monkeypatch) -> None:
-    monkeypatch.setattr(replica.engines[0].scheduler, "commit", lambda *_: 1 / 0)
+    monkeypatch.setattr(engines(replica)[0].scheduler, "commit", lambda *_: 1 / 0)
     with pytest.raises(Refusal) as refused:
         await asyncio.wait_for(collect(replica, ask()), 10)
     assert refused.value.code == "internal_error"
@@ -268,7 +274,7 @@ async def test_a_bug_in_the_engine_ends_every_stream_and_says_failed(replica: Re
 async def test_a_step_that_breaks_fails_its_sequences_and_the_engine_goes_on(
     replica: Replica, monkeypatch
 ) -> None:
-    executor = replica.engines[0].executor
+    executor = engines(replica)[0].executor
     launch = executor.launch
     monkeypatch.setattr(executor, "collect", lambda handle: 1 / 0)
     with pytest.raises(Refusal) as refused:

@@ -23,9 +23,11 @@ def chat(
     ] = None,
     system: Annotated[str | None, option("--system", "System prompt.", metavar="TEXT")] = None,
     temperature: Annotated[
-        float | None,
-        option("--temperature", "0 is greedy; the server's own if not given.", metavar="T", min=0, max=2),
-    ] = None,
+        float,
+        option(
+            "--temperature", "0 is greedy; small models do better when it is low.", metavar="T", min=0, max=2
+        ),
+    ] = 0.3,
     max_tokens: Annotated[
         int | None, option("--max-tokens", "Limit of each answer.", metavar="N", min=1)
     ] = None,

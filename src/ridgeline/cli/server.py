@@ -137,7 +137,7 @@ def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: S
 
     startup.lap("imports")
     metrics = Metrics()
-    # Unpacking weights leaves the interpreter idle for long enough to import the whole server.
+    # While the engines' process unpacks weights there is time to import the whole server.
     with ThreadPoolExecutor(1, "imports") as background:
         server_imports = background.submit(_import_server)
         replica = build_replica(_specs(serving), serving.engine, metrics, startup.add)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ridgeline.engine.core.limits import Limits
-from ridgeline.engine.core.plan import Executor
+from ridgeline.engine.core.plan import Executor, Geometry
 from ridgeline.engine.core.scheduler import Scheduler
-from ridgeline.engine.loop import Engine
-from ridgeline.engine.meter import CostModel, StepMeter
+from ridgeline.engine.loop import Engine, EngineThread
+from ridgeline.engine.meter import CostModel, Meter, StepMeter
 from ridgeline.engine.options import EngineOptions
 from ridgeline.engine.replica import Replica
 from ridgeline.engine.served import ServedModel
@@ -17,6 +17,7 @@ from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles, open_model, random_model
 from ridgeline.protocol import ModelInfo
 from ridgeline.roofline import Hardware, find_hardware
+from ridgeline.telemetry.meter import EngineMeter
 from ridgeline.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,16 @@ class ModelSpec:
         return random_model(self.source) if self.random_weights else open_model(self.source)
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the server's side must know of an engine that is loaded, wherever it is."""
+
+    name: str
+    geometry: Geometry
+    open_seconds: float
+    load_seconds: float
+
+
 def build_replica(
     specs: Sequence[ModelSpec],
     options: EngineOptions,
@@ -52,45 +63,82 @@ def build_replica(
 ) -> Replica:
     """Load all models. `on_phase(name, seconds)` is told what took how long.
 
+    Engines that compute on the CPU get a process of their own, simulated ones a thread each.
+
     Raises:
         ModelError: a model cannot be served as asked, with the reason and a way out.
     """
-    served: list[ServedModel] = []
-    engines: list[Engine] = []
+    if options.device.startswith(SIMULATED):
+        engines = build_engines(specs, options, lambda name, geometry: _meter(metrics, name, geometry))
+        threads = [EngineThread([engine]) for engine, _ in engines]
+        loaded = [entry for _, entry in engines]
+        return Replica(_served(specs, loaded, metrics, on_phase), threads)
+    from ridgeline.engine.process import EngineProcess
+
+    process = EngineProcess(specs, options)
+    try:
+        loaded = process.wait_until_loaded()
+        served = _served(specs, loaded, metrics, on_phase)
+    except BaseException:
+        process.stop()
+        raise
+    process.report_to({model.info.name: model.meter for model in served})
+    return Replica(served, [process])
+
+
+def build_engines(
+    specs: Sequence[ModelSpec], options: EngineOptions, meter_of: Callable[[str, Geometry], Meter]
+) -> list[tuple[Engine, Loaded]]:
+    """Engines with their weights, in this process; raises ModelError."""
+    engines: list[tuple[Engine, Loaded]] = []
     for spec in specs:
         started = time.monotonic()
         files = spec.open()
+        opened = time.monotonic()
         name = spec.name or files.name
-        if name in {s.info.name for s in served}:
+        if name in {engine.name for engine, _ in engines}:
             raise ModelError(f"two models are called {name}; give one of them another name (NAME=MODEL)")
-        on_phase(f"open {name}", time.monotonic() - started)
-        started = time.monotonic()
         executor, cost_model = _executor(files, options)
-        on_phase(f"load {name}", time.monotonic() - started)
-        geometry = executor.geometry
-        meter = metrics.engine(
-            name, block_size_tokens=geometry.block_size_tokens, blocks_total=geometry.blocks
-        )
-        limits = Limits(
-            max_batch_tokens=options.max_batch_tokens,
-            max_waiting=options.max_waiting,
-        )
-        scheduler = Scheduler(geometry, limits)
-        engines.append(Engine(name, scheduler, executor, StepMeter(cost_model, meter)))
-        served.append(ServedModel(_info(name, files, executor), files.tokenizer, meter))
-    # On the CPU all engines share one compute thread; simulated devices only sleep.
-    simulated = options.device.startswith(SIMULATED)
-    return Replica(served, [[engine] for engine in engines] if simulated else [engines])
+        limits = Limits(max_batch_tokens=options.max_batch_tokens, max_waiting=options.max_waiting)
+        scheduler = Scheduler(executor.geometry, limits)
+        meter = StepMeter(cost_model, meter_of(name, executor.geometry))
+        engine = Engine(name, scheduler, executor, meter)
+        loaded = Loaded(name, executor.geometry, opened - started, time.monotonic() - opened)
+        engines.append((engine, loaded))
+    return engines
 
 
-def _info(name: str, files: ModelFiles, executor: Executor) -> ModelInfo:
+def _served(
+    specs: Sequence[ModelSpec],
+    loaded: Sequence[Loaded],
+    metrics: Metrics,
+    on_phase: Callable[[str, float], None],
+) -> list[ServedModel]:
+    """Tokenizers and descriptions; the files are opened a second time, which reads no weights."""
+    served = []
+    for spec, entry in zip(specs, loaded, strict=True):
+        started = time.monotonic()
+        files = spec.open()
+        on_phase(f"open {entry.name}", entry.open_seconds)
+        on_phase(f"load {entry.name}", entry.load_seconds)
+        on_phase(f"tokenizer {entry.name}", time.monotonic() - started)
+        meter = _meter(metrics, entry.name, entry.geometry)
+        served.append(ServedModel(_info(entry, files), files.tokenizer, meter))
+    return served
+
+
+def _meter(metrics: Metrics, name: str, geometry: Geometry) -> EngineMeter:
+    return metrics.engine(name, block_size_tokens=geometry.block_size_tokens, blocks_total=geometry.blocks)
+
+
+def _info(loaded: Loaded, files: ModelFiles) -> ModelInfo:
     return ModelInfo(
-        name=name,
+        name=loaded.name,
         created=int(time.time()),
-        max_context_tokens=executor.geometry.longest_sequence_tokens,
+        max_context_tokens=loaded.geometry.longest_sequence_tokens,
         vocab_size=files.config.vocab,
         parameters=files.config.shape().parameters(),
-        aliases=(files.name,) if files.name != name else (),
+        aliases=(files.name,) if files.name != loaded.name else (),
         has_chat_template=files.tokenizer.has_chat_template,
     )
 

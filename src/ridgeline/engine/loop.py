@@ -6,11 +6,13 @@ two computing at once would fight for the same cores.
 
 import logging
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ridgeline.engine.core.messages import Cancel, Output, Submit
 from ridgeline.engine.core.plan import Executor, Handle
@@ -19,6 +21,8 @@ from ridgeline.engine.meter import StepMeter
 from ridgeline.protocol import ModelStatus, Refusal
 
 logger = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_SECONDS = 0.0005
 
 STATUS_SECONDS = 0.05
 """A fresh status is published at most this often; nobody polls faster."""
@@ -132,21 +136,53 @@ class Report:
     failure: str | None = None
 
 
-class EngineThread(threading.Thread):
-    """Runs engines until told to stop. `deliver` is called in this thread and must not block."""
+class Runner(Protocol):
+    """Something that runs engines: a thread of this process, or a process of its own."""
 
-    def __init__(
-        self,
-        engines: Sequence[Engine],
-        deliver: Callable[[Report], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(name="ridgeline-engine", daemon=True)
+    names: tuple[str, ...]
+    """Models it runs."""
+
+    def start(self, deliver: Callable[[Report], None]) -> None:
+        """Begin. `deliver` is called in a thread of the runner's and must not block."""
+        ...
+
+    def send(self, model: str, message: Submit | Cancel) -> None:
+        """Put a message into the inbox; from any thread."""
+        ...
+
+    def stop(self) -> None:
+        """End after the step in progress; sequences that still run get no further output."""
+        ...
+
+    def join(self) -> None:
+        """Wait for the end."""
+        ...
+
+
+class EngineThread:
+    """Runs engines in a thread of this process until told to stop."""
+
+    def __init__(self, engines: Sequence[Engine], clock: Callable[[], float] = time.monotonic) -> None:
+        self.engines = tuple(engines)
+        self.names = tuple(engine.name for engine in engines)
         self._engines = {engine.name: engine for engine in engines}
-        self._deliver = deliver
         self._clock = clock
         self._inbox: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
         self._status_due = dict.fromkeys(self._engines, 0.0)
+        self._thread = threading.Thread(target=self.run, name="ridgeline-engine", daemon=True)
+
+    def start(self, deliver: Callable[[Report], None]) -> None:
+        """See `Runner.start`."""
+        # A step of torch on the CPU gives up the interpreter hundreds of times; at the default of
+        # 5 ms each of them may wait so long for any other thread that computes in Python.
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        self._deliver = deliver
+        self._thread.start()
+
+    def join(self) -> None:
+        """See `Runner.join`."""
+        if self._thread.ident is not None:  # a server may fail before its engines are started
+            self._thread.join()
 
     def send(self, model: str, message: Submit | Cancel) -> None:
         """Put a message into the inbox; from any thread."""

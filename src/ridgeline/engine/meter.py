@@ -1,12 +1,12 @@
 """Turns steps into metrics: what was computed, what it should cost, what held it up."""
 
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from ridgeline.engine.core.counters import Counters
 from ridgeline.engine.core.plan import StepPlan
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.roofline import Hardware, ModelShape, StepCost, Work, headroom, step_cost
-from ridgeline.telemetry.meter import EngineMeter
 from ridgeline.telemetry.records import Resource, StepRecord
 
 
@@ -35,10 +35,38 @@ class CostModel:
         )
 
 
+class Meter(Protocol):
+    """Where a step meter reports to: `telemetry`'s meter, or a messenger to it."""
+
+    def step(self, record: StepRecord) -> None:
+        """See `EngineMeter.step`."""
+        ...
+
+    def idle(self, now_seconds: float, *, blocks_held: int, blocks_idle: int) -> None:
+        """See `EngineMeter.idle`."""
+        ...
+
+    def prefix(self, *, hit: int, cold: int, evicted: int, short: int) -> None:
+        """See `EngineMeter.prefix`."""
+        ...
+
+    def recomputed(self, tokens: int, seconds: float, cause: Literal["evicted", "preempted"]) -> None:
+        """See `EngineMeter.recomputed`."""
+        ...
+
+    def evicted(self, blocks: int, reason: str) -> None:
+        """See `EngineMeter.evicted`."""
+        ...
+
+    def preempted(self) -> None:
+        """See `EngineMeter.preempted`."""
+        ...
+
+
 class StepMeter:
     """Records steps of one engine. Called in the engine's thread, after each step."""
 
-    def __init__(self, cost_model: CostModel, meter: EngineMeter) -> None:
+    def __init__(self, cost_model: CostModel, meter: Meter) -> None:
         self._cost_model = cost_model
         self._meter = meter
         self._counted = Counters()

@@ -4,7 +4,6 @@ Lives in the server's event loop; the engines live in their threads. Between the
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -14,12 +13,10 @@ from typing import Literal
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.core.messages import Cancel, Output, Submit
 from ridgeline.engine.intake import check_ids, encode, prompt_of, sequences_of
-from ridgeline.engine.loop import Engine, EngineThread, Report
+from ridgeline.engine.loop import Report, Runner
 from ridgeline.engine.recorder import RequestRecorder
 from ridgeline.engine.served import ServedModel
 from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status
-
-SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 @dataclass(slots=True, eq=False)
@@ -35,13 +32,12 @@ class _Live:
 class Replica:
     """Serves several models of one process. Use from one event loop; `start` first."""
 
-    def __init__(self, models: Sequence[ServedModel], engine_groups: Sequence[Sequence[Engine]]) -> None:
-        """`engine_groups` are the engines that share a compute thread, one engine a model."""
+    def __init__(self, models: Sequence[ServedModel], runners: Sequence[Runner]) -> None:
+        """Each model has its engine in one of the runners."""
         self._models = {served.info.name: served for served in models}
         self._names = {alias: name for name, s in self._models.items() for alias in (name, *s.info.aliases)}
-        self.engines = [engine for group in engine_groups for engine in group]
-        self._groups = engine_groups
-        self._threads: dict[str, EngineThread] = {}
+        self.runners = tuple(runners)
+        self._runner_of = {name: runner for runner in runners for name in runner.names}
         self._live: dict[str, _Live] = {}
         self._live_requests: dict[str, _Live] = {}
         self._statuses: dict[str, ModelStatus] = {}
@@ -54,15 +50,10 @@ class Replica:
     # --- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the engine threads; ready when it returns."""
-        # A step makes hundreds of calls that each give up and take back the interpreter; at the
-        # default of 5 ms a busy event loop would turn a step of 1 ms into one of 100 ms.
-        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        """Start the engines; ready when it returns."""
         self._loop = asyncio.get_running_loop()
-        for group in self._groups:
-            thread = EngineThread(group, self._deliver)
-            self._threads |= {engine.name: thread for engine in group}
-            thread.start()
+        for runner in self.runners:
+            runner.start(self._deliver)
         self._state = "ready"
 
     async def drain(self, timeout_seconds: float) -> None:
@@ -75,12 +66,12 @@ class Replica:
                 self.cancel(request_id)
 
     async def close(self) -> None:
-        """Stop the engine threads after the step they are in."""
+        """Stop the engines after the step they are in."""
         self._state = "draining"
-        for thread in set(self._threads.values()):
-            thread.stop()
-        for thread in set(self._threads.values()):
-            await asyncio.to_thread(thread.join)
+        for runner in self.runners:
+            runner.stop()
+        for runner in self.runners:
+            await asyncio.to_thread(runner.join)
 
     # --- Backend -------------------------------------------------------------------------------
 
@@ -184,7 +175,7 @@ class Replica:
         self._live_requests[request.id] = live
         self._idle.clear()
         for spec in specs:
-            self._threads[served.info.name].send(
+            self._runner_of[served.info.name].send(
                 served.info.name, Submit(spec, request.received_seconds or time.monotonic())
             )
         return live
@@ -236,7 +227,7 @@ class Replica:
 
     def _send_cancel(self, live: _Live, sequence_id: str, reason: str) -> None:
         name = live.served.info.name
-        self._threads[name].send(name, Cancel(sequence_id, "stop" if reason == "stop" else "cancelled"))
+        self._runner_of[name].send(name, Cancel(sequence_id, "stop" if reason == "stop" else "cancelled"))
 
     def _cancel_unfinished(self, live: _Live) -> None:
         for sequence_id in live.answers:

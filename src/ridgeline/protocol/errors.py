@@ -55,7 +55,15 @@ class Refusal(Exception):
         self.param = param
         self.retry_after_seconds = retry_after_seconds
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Refusals cross process borders, and an exception's own way forgets keywords."""
+        return _refusal, (self.code, self.message, self.param, self.retry_after_seconds)
+
     @property
     def status(self) -> int:
         """The HTTP status that belongs to the code."""
         return STATUS_OF_CODE[self.code]
+
+
+def _refusal(code: Code, message: str, param: str | None, retry_after_seconds: float | None) -> Refusal:
+    return Refusal(code, message, param=param, retry_after_seconds=retry_after_seconds)
