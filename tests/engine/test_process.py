@@ -1,7 +1,6 @@
 """Engines in a process of their own: real torch, a tiny model with random weights."""
 
 import asyncio
-import json
 import os
 import pickle
 import signal
@@ -9,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from tiny_model import write_config
 
 from ridgeline.engine.build import ModelSpec, build_replica
 from ridgeline.engine.options import EngineOptions
@@ -18,18 +18,6 @@ from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Delta, Refusal, Request, Sampling, Stopping
 from ridgeline.telemetry.metrics import Metrics
 
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-}
 OPTIONS = EngineOptions(max_batch=4, max_batch_tokens=64, kv_memory_bytes=1 << 22, dtype="float32", threads=1)
 
 
@@ -40,8 +28,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 async def replica(tmp_path, metrics) -> AsyncIterator[Replica]:
-    path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(CONFIG))
+    path = write_config(tmp_path, 4096)
     built = build_replica([ModelSpec(str(path), random_weights=True)], OPTIONS, metrics)
     await built.start()
     try:
@@ -127,8 +114,7 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(tmp_path, metrics) -> None:
 
 
 def test_the_process_ends_when_the_server_is_gone(tmp_path) -> None:
-    path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(CONFIG))
+    path = write_config(tmp_path, 4096)
     process = EngineProcess([ModelSpec(str(path), random_weights=True)], OPTIONS)
     process.wait_until_loaded()
     process._pipe.close()  # as the system does when the server is killed

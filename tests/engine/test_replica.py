@@ -1,13 +1,13 @@
 """The replica end to end over a simulated device: real thread, real event loop, no weights."""
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from tiny_model import write_config
 
 from ridgeline.engine.build import ModelSpec, build_replica
 from ridgeline.engine.loop import Engine
@@ -16,19 +16,6 @@ from ridgeline.engine.replica import Replica
 from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Delta, Message, Refusal, Request, Sampling, Stopping
 from ridgeline.telemetry.metrics import Metrics
-
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-    "max_position_embeddings": 1024,
-    "rms_norm_eps": 1e-5,
-}
 
 
 def block_bytes() -> int:
@@ -42,8 +29,7 @@ async def replica(tmp_path) -> AsyncIterator[Replica]:
 
 
 async def serve(tmp_path, metrics: Metrics | None = None, **options) -> AsyncIterator[Replica]:
-    path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(CONFIG))
+    path = write_config(tmp_path, 1024)
     options.setdefault("kv_memory_bytes", 4096 * block_bytes())
     settings = EngineOptions(device="simulated:h100", max_batch=4, max_batch_tokens=64, **options)
     built = build_replica([ModelSpec(str(path), random_weights=True)], settings, metrics or Metrics())
@@ -286,8 +272,7 @@ async def test_a_step_that_breaks_fails_its_sequences_and_the_engine_goes_on(
 
 
 def test_a_context_beyond_the_models_own_is_refused(tmp_path) -> None:
-    path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(CONFIG))
+    path = write_config(tmp_path, 1024)
     options = EngineOptions(device="simulated:h100", max_context_tokens=1025)
     with pytest.raises(ModelError, match=r"1025.*1024"):
         build_replica([ModelSpec(str(path), random_weights=True)], options, Metrics())
