@@ -100,6 +100,13 @@ def test_a_damaged_database(tmp_path: Path, simulated: tuple[str, ...]) -> None:
     assert "conversations.db" in said
 
 
+def test_a_data_folder_that_another_server_has(tmp_path: Path, simulated: tuple[str, ...]) -> None:
+    with serving(*simulated, data_dir=tmp_path) as first:
+        said = sentence(run_serve(*simulated, "--port", "0", "--data-dir", str(tmp_path)))
+        assert f"process {first.process.pid}" in said
+        assert "--data-dir" in said
+
+
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """A file system with one page of room, where this user may mount one."""

@@ -17,6 +17,7 @@ import typer
 
 import ridgeline
 from ridgeline.api.settings import ApiSettings
+from ridgeline.cli.data_dir import claim
 from ridgeline.cli.errors import CommandFailed
 from ridgeline.cli.listen import address_of, bind, listen_failure
 from ridgeline.cli.logs import set_up_logging
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DATABASE = "conversations.db"
-MIN_FREE_BYTES = 16 * 2**20
-"""Below this a conversation could not be kept for long; better told at the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def run(serving: Serving) -> None:
     listener = bind(serving.api.host, serving.port)
     startup.lap("program")
     with _told_plainly():
-        data_dir = _data_dir(serving.data_dir)
+        data_dir = claim(serving.data_dir)
         _fetch_missing(serving.models)
         startup.lap("fetch")
         _serve(serving, listener, data_dir, startup)
@@ -79,30 +78,6 @@ def _told_plainly() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         raise typer.Exit(130) from None
-
-
-def _data_dir(given: Path | None) -> Path:
-    if given is None:
-        from platformdirs import user_data_path
-
-        given = user_data_path("ridgeline")
-    try:
-        given.mkdir(parents=True, exist_ok=True)
-        probe = given / ".writable"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
-    except OSError as error:
-        raise CommandFailed(
-            f"cannot write to {given} ({error.strerror}), where conversations are kept:"
-            " make room there or choose another folder with --data-dir"
-        ) from error
-    free = shutil.disk_usage(given).free
-    if free < MIN_FREE_BYTES:
-        raise CommandFailed(
-            f"the disk of {given} is full ({free / 2**20:.0f} MiB free, {MIN_FREE_BYTES >> 20} are needed):"
-            " make room there or choose another folder with --data-dir"
-        )
-    return given
 
 
 def _specs(serving: Serving) -> "list[ModelSpec]":
