@@ -25,7 +25,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_the_model_is_fetched_with_progress(fresh: Served) -> None:
-    assert "Fetching smollm2-135m" in fresh.errors
+    fresh.wait_for_error("Fetching smollm2-135m")
     assert "serves smollm2-135m on cpu" in "".join(fresh.lines)
 
 
@@ -104,6 +104,7 @@ def test_a_load_of_chats_completes_and_shares_its_prefixes(fresh: Served) -> Non
 def test_a_second_start_fetches_nothing_and_says_what_took_how_long(tmp_path: Path) -> None:
     subprocess.run([*RIDGELINE, "pull", "smollm2-135m"], check=True, timeout=300, env=clean_environment())
     with serving("--log-level", "debug", data_dir=tmp_path) as served:
+        served.wait_for_error("together ")
         assert "Fetching" not in served.errors
         (line,) = [line for line in served.errors.splitlines() if "start: " in line]
         for phase in ("imports", "open smollm2-135m", "load smollm2-135m", "first token", "together"):
