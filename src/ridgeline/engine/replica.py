@@ -225,9 +225,9 @@ class Replica:
                 deltas.append(delta)
         return deltas
 
-    def _send_cancel(self, live: _Live, sequence_id: str, reason: str) -> None:
+    def _send_cancel(self, live: _Live, sequence_id: str, reason: Literal["cancelled", "stop"]) -> None:
         name = live.served.info.name
-        self._runner_of[name].send(name, Cancel(sequence_id, "stop" if reason == "stop" else "cancelled"))
+        self._runner_of[name].send(name, Cancel(sequence_id, reason))
 
     def _cancel_unfinished(self, live: _Live) -> None:
         for sequence_id in live.answers:
