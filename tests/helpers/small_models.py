@@ -44,6 +44,16 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "llama-one-head": ("Llama", {"num_key_value_heads": 6, "rope_theta": 500000.0}),
     "mistral": ("Mistral", {"sliding_window": None, "head_dim": 16}),
+    "mistral-window": ("Mistral", {"sliding_window": 21, "head_dim": 16}),
+    "qwen2-window": (
+        "Qwen2",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 33,
+            "max_window_layers": 1,
+            "tie_word_embeddings": False,
+        },
+    ),
     "qwen2": ("Qwen2", {"tie_word_embeddings": True, "rope_theta": 1000000.0}),
     "qwen3": ("Qwen3", {"head_dim": 32, "attention_bias": False}),
     "qwen3-biases": ("Qwen3", {"head_dim": 8, "attention_bias": True}),

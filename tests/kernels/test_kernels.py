@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from paged_batches import BLOCK_SIZE, Sequences, attend_both, attention_spec
 
 from ridgeline.kernels import cpu_attention
 from ridgeline.kernels.cpu import CpuKernels, packs_weights
 from ridgeline.kernels.cpu_attention import group_bounds
-from ridgeline.kernels.interface import Batch, Chunk, Kernels, KVShape, PagedAttention
-from ridgeline.kernels.reference import ReferenceKernels
+from ridgeline.kernels.interface import KVShape
+from ridgeline.kernels.reference import ReferenceKernels, rope
 
-BLOCK_SIZE = 16
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 
 
@@ -46,14 +46,26 @@ def test_rms_norm_over_rows_and_heads(cpu: CpuKernels, dtype: torch.dtype) -> No
         close(cpu.rms_norm(x, weight, 1e-5), ReferenceKernels().rms_norm(x, weight, 1e-5))
 
 
-def test_rope_turns_halves_by_the_angle(cpu: CpuKernels, dtype: torch.dtype) -> None:
-    x, angle = torch.randn(4, 3, 8).to(dtype), torch.rand(4, 1, 4)
-    cos = torch.cat((angle.cos(), angle.cos()), -1).to(dtype)
-    sin = torch.cat((-angle.sin(), angle.sin()), -1).to(dtype)
-    turned = cpu.rope(x, cos, sin)
-    close(turned, ReferenceKernels().rope(x, cos, sin))
-    pairs = torch.complex(x.float()[..., :4], x.float()[..., 4:]) * torch.polar(torch.ones(4, 1, 4), angle)
-    close(turned, torch.cat((pairs.real, pairs.imag), -1).to(dtype))
+def test_add_rms_norm_changes_the_residual(cpu: CpuKernels, dtype: torch.dtype) -> None:
+    residual, x, weight = (torch.randn(5, 64).to(dtype) for _ in range(3))
+    sums = residual + x
+    close(cpu.add_rms_norm(residual, x, weight[0], 1e-5), ReferenceKernels().rms_norm(sums, weight[0], 1e-5))
+    assert torch.equal(residual, sums)
+
+
+def test_head_gives_float32(cpu: CpuKernels, dtype: torch.dtype) -> None:
+    weight, x = torch.randn(48, 40).to(dtype) / 6, torch.randn(3, 40).to(dtype)
+    with torch.inference_mode():
+        got = cpu.head(weight)(x)
+    assert got.dtype == torch.float32
+    close(got.to(dtype), ReferenceKernels().head(weight)(x).to(dtype))
+
+
+def test_plain_rope_turns_halves_by_the_angle() -> None:
+    x, positions, frequencies = torch.randn(4, 3, 8), torch.tensor([0, 1, 7, 500]), (1.0, 0.3, 0.1, 0.01)
+    angle = positions[:, None, None] * torch.tensor(frequencies)
+    pairs = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones(4, 1, 4), angle)
+    close(rope(x, positions, frequencies), torch.cat((pairs.real, pairs.imag), -1))
 
 
 def test_silu_mul(cpu: CpuKernels, dtype: torch.dtype) -> None:
@@ -61,53 +73,11 @@ def test_silu_mul(cpu: CpuKernels, dtype: torch.dtype) -> None:
     close(cpu.silu_mul(gate_up), ReferenceKernels().silu_mul(gate_up))
 
 
-class Sequences:
-    """Sequences with blocks scattered over a pool, of which every step computes some tokens."""
-
-    def __init__(self, contexts: list[int], blocks: int) -> None:
-        order = np.random.default_rng(0).permutation(blocks).astype(np.int64)
-        width = max(-(-context // BLOCK_SIZE) for context in contexts)
-        self.tables = np.zeros((len(contexts), width), dtype=np.int64)
-        for i, context in enumerate(contexts):
-            used = -(-context // BLOCK_SIZE)
-            self.tables[i, :used], order = order[:used], order[used:]
-
-    def batch(self, singles: dict[int, int], chunks: dict[int, tuple[int, int]]) -> Batch:
-        """singles: position by sequence; chunks: (start, tokens) by sequence."""
-        ordered = sorted(singles.items(), key=lambda item: -item[1])
-        rows = [(sequence, position) for sequence, position in ordered]
-        parts = []
-        for sequence, (start, tokens) in chunks.items():
-            parts.append(Chunk(len(rows), tokens, start, self.tables[sequence]))
-            rows += [(sequence, position) for position in range(start, start + tokens)]
-        sequences, positions = np.array(rows, dtype=np.int64).T
-        return Batch(
-            np.zeros_like(positions),
-            positions,
-            self.tables[sequences, positions // BLOCK_SIZE],
-            self.tables[[sequence for sequence, _ in ordered]],
-            np.array([position + 1 for _, position in ordered], dtype=np.int64),
-            tuple(parts),
-        )
-
-
-def attend_both(
-    cpu: Kernels, dtype: torch.dtype, steps: list[Batch], heads: int, kv_heads: int
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    shape = KVShape(2, kv_heads, 8, 64, BLOCK_SIZE, dtype)
-    caches: list[PagedAttention] = [k.paged_attention(shape) for k in (cpu, ReferenceKernels())]
-    pairs = []
-    for batch in steps:
-        query = torch.randn(len(batch.positions), heads, 8).to(dtype)
-        key_value = torch.randn(len(batch.positions), 2 * kv_heads, 8).to(dtype)
-        for layer in range(2):
-            got, wanted = (c.attend(layer, query, key_value, c.plan(batch)) for c in caches)
-            pairs.append((got, wanted))
-    return pairs
-
-
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 2), (4, 4), (4, 1)])
-def test_attention_over_a_mixed_batch(cpu: CpuKernels, dtype: torch.dtype, heads: int, kv_heads: int) -> None:
+def test_attention_over_a_mixed_batch(
+    cpu: CpuKernels, dtype: torch.dtype, heads: int, kv_heads: int, normed: bool
+) -> None:
     sequences = Sequences([50, 16, 33, 90], blocks=64)
     steps = [
         sequences.batch({}, {0: (0, 40), 1: (0, 15), 3: (0, 2)}),
@@ -115,7 +85,20 @@ def test_attention_over_a_mixed_batch(cpu: CpuKernels, dtype: torch.dtype, heads
         sequences.batch({0: 41, 2: 1}, {3: (62, 20)}),
         sequences.batch({0: 42, 2: 2, 3: 82}, {}),
     ]
-    for got, wanted in attend_both(cpu, dtype, steps, heads, kv_heads):
+    for got, wanted in attend_both(cpu, attention_spec(heads, kv_heads, 8, dtype), steps, normed=normed):
+        close(got, wanted)
+
+
+@pytest.mark.parametrize("window", [1, 16, 19, 500])
+def test_a_sliding_window_hides_what_lies_before_it(cpu: CpuKernels, dtype: torch.dtype, window: int) -> None:
+    sequences = Sequences([50, 33, 90], blocks=64)
+    steps = [
+        sequences.batch({}, {0: (0, 40), 2: (0, 60)}),
+        sequences.batch({0: 40, 1: 0}, {2: (60, 29)}),
+        sequences.batch({0: 41, 1: 1, 2: 89}, {}),
+    ]
+    spec = attention_spec(4, 2, 8, dtype, windows=(None, window))
+    for got, wanted in attend_both(cpu, spec, steps):
         close(got, wanted)
 
 
@@ -125,7 +108,7 @@ def test_sequences_of_very_different_length_share_a_step(cpu: CpuKernels, dtype:
     fill = [sequences.batch({}, {i: (0, n) for i, n in enumerate(lengths) if n > 1})]
     last = sequences.batch({i: n - 1 for i, n in enumerate(lengths)}, {})
     assert len(group_bounds(-(-last.contexts // BLOCK_SIZE), 10**6)) == 2
-    for got, wanted in attend_both(cpu, dtype, [*fill, last], 6, 2):
+    for got, wanted in attend_both(cpu, attention_spec(6, 2, 8, dtype), [*fill, last]):
         close(got, wanted)
 
 
@@ -136,9 +119,10 @@ def test_long_contexts_are_gathered_in_parts(
     sequences = Sequences([50, 40, 33, 16, 90], blocks=64)
     fill = sequences.batch({}, {i: (0, n - 1) for i, n in enumerate([50, 40, 33, 16, 90])})
     last = sequences.batch(dict(enumerate([49, 39, 32, 15, 89])), {})
-    plan = cpu.paged_attention(KVShape(2, 2, 8, 64, BLOCK_SIZE, dtype)).plan(last)
+    spec = attention_spec(6, 2, 8, dtype)
+    plan = cpu.paged_attention(spec).plan(last)
     assert [group.count for group in plan.groups] == [1, 1, 2, 1]
-    for got, wanted in attend_both(cpu, dtype, [fill, last], 6, 2):
+    for got, wanted in attend_both(cpu, spec, [fill, last]):
         close(got, wanted)
 
 
@@ -147,19 +131,18 @@ def test_sequences_may_share_blocks(cpu: CpuKernels) -> None:
     sequences.tables[1, :2] = sequences.tables[0, :2]
     first = sequences.batch({}, {0: (0, 34)})
     second = sequences.batch({0: 34}, {1: (32, 5)})
-    for got, wanted in attend_both(cpu, torch.float32, [first, second], 4, 2):
+    for got, wanted in attend_both(cpu, attention_spec(4, 2, 8, torch.float32), [first, second]):
         close(got, wanted)
 
 
 def test_cleaned_blocks_do_not_harm_their_next_owner(cpu: CpuKernels) -> None:
-    cache = cpu.paged_attention(KVShape(1, 1, 8, 4, BLOCK_SIZE, torch.float32))
+    cache = cpu.paged_attention(attention_spec(1, 1, 8, torch.float32, blocks=4, windows=(None,)))
     sequences = Sequences([20], blocks=4)
     broken = sequences.batch({}, {0: (0, 20)})
-    key_value = torch.full((20, 2, 8), float("nan"))
-    assert cache.attend(0, torch.randn(20, 1, 8), key_value, cache.plan(broken)).isnan().all()
+    assert cache.attend(0, torch.full((20, 24), float("nan")), None, cache.plan(broken)).isnan().all()
     cache.clean(sequences.tables[0])
     decode = sequences.batch({0: 0}, {})
-    assert cache.attend(0, torch.randn(1, 1, 8), torch.randn(1, 2, 8), cache.plan(decode)).isfinite().all()
+    assert cache.attend(0, torch.randn(1, 24), None, cache.plan(decode)).isfinite().all()
 
 
 def test_groups_cover_the_batch_and_bound_the_padding() -> None:

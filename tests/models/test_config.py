@@ -49,11 +49,23 @@ def test_shape() -> None:
             {"rope_scaling": LLAMA3},
             {"rope_scaling": RopeScaling("llama3", 8.0, 1.0, 4.0, original_max_context=64)},
         ),
-        ({"model_type": "mistral", "sliding_window": 128}, {"max_context": 128}),
-        ({"model_type": "mistral", "sliding_window": 4096}, {"max_context": 256}),
-        ({"model_type": "mistral", "sliding_window": None}, {"max_context": 256}),
-        ({"model_type": "qwen2", "sliding_window": 128}, {"max_context": 256}),
-        ({"model_type": "qwen2", "sliding_window": 128, "use_sliding_window": True}, {"max_context": 128}),
+        ({"model_type": "mistral", "sliding_window": 128}, {"max_context": 256, "windows": (128, 128)}),
+        ({"model_type": "mistral", "sliding_window": None}, {"windows": ()}),
+        ({"sliding_window": 128}, {"windows": ()}),
+        ({"model_type": "qwen2", "sliding_window": 128}, {"windows": ()}),
+        ({"model_type": "qwen2", "sliding_window": 128, "use_sliding_window": True}, {"windows": ()}),
+        (
+            {"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1},
+            {"windows": (None, 8)},
+        ),
+        (
+            {
+                "model_type": "mistral",
+                "sliding_window": 8,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            {"windows": (8, None)},
+        ),
     ],
 )
 def test_fields(changes: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -61,16 +73,15 @@ def test_fields(changes: dict[str, Any], expected: dict[str, Any]) -> None:
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_sliding_window_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    _read(model_type="mistral", sliding_window=128)
-    assert "limited to 128 of 256 tokens" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"model_type": "mamba"}, "architecture 'mamba'; Ridgeline runs llama, mistral, qwen2, qwen3"),
         ({"model_type": None}, "architecture None"),
+        (
+            {"model_type": "mistral", "sliding_window": 8, "layer_types": ["full_attention"]},
+            "1 layer_types for 2 layers",
+        ),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'; only 'silu'"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config; take the unquantised"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope scaling 'yarn'; supported are"),

@@ -39,12 +39,14 @@ class Model:
                 batch = Batch(
                     np.array(PROMPT[start:end]),
                     positions,
+                    np.zeros_like(positions),
                     table[positions // BLOCK_SIZE],
                     table[None] if single else table[None][:0],
                     positions + 1 if single else positions[:0],
-                    () if single else (Chunk(0, end - start, start, table),),
+                    () if single else (Chunk(0, end - start, start, table, 0),),
                 )
-                logits.append(model.logits(model.forward(batch)))
+                hidden = model.forward(torch.from_numpy(batch.token_ids), model.attention.plan(batch))
+                logits.append(model.logits(hidden))
         return torch.cat(logits)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ridgeline.kernels.cpu_attention import CpuAttention
-from ridgeline.kernels.interface import KVShape, Linear
+from ridgeline.kernels.interface import AttentionSpec, Linear
 
 _PACK_FOR_TOKENS = 512
 
@@ -57,19 +57,27 @@ class CpuKernels:
             return _packed_linear(weight, bias)
         return lambda x: F.linear(x, weight, bias)
 
+    def head(self, weight: torch.Tensor) -> Linear:
+        """See `Kernels.head`."""
+        product = self.linear(weight, None)
+        return lambda x: product(x).float()
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `Kernels.rms_norm`."""
         return F.rms_norm(x, weight.shape, weight, eps)
 
-    def rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """See `Kernels.rope`."""
-        return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
+    def add_rms_norm(
+        self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """See `Kernels.add_rms_norm`."""
+        residual += x
+        return F.rms_norm(residual, weight.shape, weight, eps)
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """See `Kernels.silu_mul`."""
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate).mul_(up)
 
-    def paged_attention(self, shape: KVShape) -> CpuAttention:
+    def paged_attention(self, spec: AttentionSpec) -> CpuAttention:
         """See `Kernels.paged_attention`."""
-        return CpuAttention(shape)
+        return CpuAttention(spec)

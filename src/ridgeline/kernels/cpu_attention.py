@@ -14,10 +14,11 @@ so that K and V need not be repeated.
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ridgeline.kernels.interface import Batch, Chunk, Integers, KVShape
+from ridgeline.kernels.interface import AttentionSpec, Batch, Chunk, HeadNorms, Integers, KVShape
 
 _WASTE_BLOCKS = 64
 """Padding worth one more group: a group costs about 50 us per layer, a padded block about 0.8."""
@@ -34,30 +35,41 @@ class _Group:
         first: index of the first in the batch.
         count: how many.
         gather: [2 * count * kv_heads * blocks], rows of the pool.
-        mask: [count * kv_heads, 1, positions], 0 or -inf; None if nothing is padded.
+        masks: by window, [count * kv_heads, 1, positions], 0 or -inf; None if nothing is hidden.
     """
 
     first: int
     count: int
     gather: torch.Tensor
-    mask: torch.Tensor | None
+    masks: dict[int | None, torch.Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _ChunkPlan:
-    """A chunk; `gather` is None if nothing stands before it, and then the mask is causal."""
+    """A chunk; `gather` is None if nothing stands before it.
+
+    masks: by window, [tokens, context], 0 or -inf; None where it is plainly causal.
+    """
 
     first: int
     tokens: int
     context: int
     gather: torch.Tensor | None
-    mask: torch.Tensor | None
+    masks: dict[int | None, torch.Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What all layers of a step share. `write` is [tokens * 2 * kv_heads], rows of head_dim."""
+    """What all layers of a step share.
 
+    Attributes:
+        rotation: cosine and signed sine of each token, both [tokens, 1, head_dim].
+        write: [tokens * 2 * kv_heads], rows of head_dim in the pool.
+        groups: of single tokens.
+        chunks: in the order of the batch.
+    """
+
+    rotation: tuple[torch.Tensor, torch.Tensor]
     write: torch.Tensor
     groups: tuple[_Group, ...]
     chunks: tuple[_ChunkPlan, ...]
@@ -93,9 +105,12 @@ def _zeros(shape: KVShape) -> torch.Tensor:
 class CpuAttention:
     """See the head of this file, and `PagedAttention`."""
 
-    def __init__(self, shape: KVShape) -> None:
-        self._shape = shape
+    def __init__(self, spec: AttentionSpec) -> None:
+        self._spec = spec
+        self._shape = shape = spec.kv
         self._scale = shape.head_dim**-0.5
+        self._frequencies = torch.tensor(spec.inverse_frequencies, dtype=torch.float32)
+        self._windows = tuple(dict.fromkeys(spec.window(layer) for layer in range(shape.layers)))
         self._pool = _zeros(shape)
         rows = (shape.blocks * 2 * shape.kv_heads, shape.block_size_tokens * shape.head_dim)
         self._blocks = [layer.view(rows) for layer in self._pool]
@@ -110,21 +125,35 @@ class CpuAttention:
         write = planes * size + (batch.positions % size)[:, None]
         bounds = group_bounds(-(-batch.contexts // size), self._gather_blocks)
         return _Plan(
+            self._rotation(torch.from_numpy(batch.positions)),
             torch.from_numpy(write.reshape(-1)),
             tuple(self._group(batch, first, end) for first, end in bounds),
             tuple(self._chunk(chunk) for chunk in batch.chunks),
         )
 
+    def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of float32 angles; both halves of the cosine alike, the sine's first half negated."""
+        angles = positions.to(torch.float32)[:, None] * self._frequencies
+        cos, sin = angles.cos(), angles.sin()
+        wide_cos = torch.cat((cos, cos), -1).unsqueeze(1)
+        wide_sin = torch.cat((-sin, sin), -1).unsqueeze(1)
+        return wide_cos.to(self._shape.dtype), wide_sin.to(self._shape.dtype)
+
     def _group(self, batch: Batch, first: int, end: int) -> _Group:
         contexts = batch.contexts[first:end]
         blocks = -(-int(contexts[0]) // self._shape.block_size_tokens)
-        positions = blocks * self._shape.block_size_tokens
-        mask = None
-        if int(contexts[-1]) < positions:
-            hidden = torch.from_numpy(np.arange(positions) >= contexts[:, None])
-            mask = torch.zeros(hidden.shape, dtype=self._shape.dtype).masked_fill_(hidden, float("-inf"))
-            mask = mask.repeat_interleave(self._shape.kv_heads, 0).unsqueeze(1)
-        return _Group(first, end - first, self._gather_index(batch.tables[first:end, :blocks]), mask)
+        positions = np.arange(blocks * self._shape.block_size_tokens)
+
+        def mask(window: int | None) -> torch.Tensor | None:
+            hidden = positions >= contexts[:, None]
+            if window is not None:
+                hidden |= positions < contexts[:, None] - window
+            if not hidden.any():
+                return None
+            return self._minus_infinity(hidden).repeat_interleave(self._shape.kv_heads, 0).unsqueeze(1)
+
+        gather = self._gather_index(batch.tables[first:end, :blocks])
+        return _Group(first, end - first, gather, {window: mask(window) for window in self._windows})
 
     def _gather_index(self, tables: Integers) -> torch.Tensor:
         """Rows that yield [2, sequences, kv_heads, blocks] from tables [sequences, blocks]."""
@@ -133,18 +162,30 @@ class CpuAttention:
 
     def _chunk(self, chunk: Chunk) -> _ChunkPlan:
         context = chunk.start + chunk.tokens
-        if chunk.start == 0:
-            return _ChunkPlan(chunk.first, chunk.tokens, context, None, None)
-        used = chunk.blocks[: -(-context // self._shape.block_size_tokens)]
-        hidden = np.arange(context) > np.arange(chunk.start, context)[:, None]
-        mask = torch.zeros(hidden.shape, dtype=self._shape.dtype)
-        mask.masked_fill_(torch.from_numpy(hidden), float("-inf"))
-        return _ChunkPlan(chunk.first, chunk.tokens, context, self._gather_index(used[None]), mask)
 
-    def attend(self, layer: int, query: torch.Tensor, key_value: torch.Tensor, plan: _Plan) -> torch.Tensor:
+        def mask(window: int | None) -> torch.Tensor | None:
+            if chunk.start == 0 and (window is None or window >= context):
+                return None
+            query, key = np.arange(chunk.start, context)[:, None], np.arange(context)
+            hidden = key > query
+            if window is not None:
+                hidden |= key <= query - window
+            return self._minus_infinity(hidden)
+
+        masks = {window: mask(window) for window in self._windows}
+        if chunk.start == 0:
+            return _ChunkPlan(chunk.first, chunk.tokens, context, None, masks)
+        used = chunk.blocks[: -(-context // self._shape.block_size_tokens)]
+        return _ChunkPlan(chunk.first, chunk.tokens, context, self._gather_index(used[None]), masks)
+
+    def _minus_infinity(self, hidden: npt.NDArray[np.bool_]) -> torch.Tensor:
+        mask = torch.zeros(hidden.shape, dtype=self._shape.dtype)
+        return mask.masked_fill_(torch.from_numpy(hidden), float("-inf"))
+
+    def attend(self, layer: int, qkv: torch.Tensor, norms: HeadNorms | None, plan: _Plan) -> torch.Tensor:
         """See `PagedAttention.attend`."""
-        shape = self._shape
-        self._positions[layer].index_copy_(0, plan.write, key_value.reshape(-1, shape.head_dim))
+        query, key_value = self._query_key_value(qkv, norms, plan.rotation)
+        self._positions[layer].index_copy_(0, plan.write, key_value.reshape(-1, self._shape.head_dim))
         output = query.new_empty(query.shape)
         for group in plan.groups:
             end = group.first + group.count
@@ -154,15 +195,30 @@ class CpuAttention:
             output[tokens] = self._attend_chunk(layer, query[tokens], key_value[tokens], chunk)
         return output.flatten(1)
 
+    def _query_key_value(
+        self, qkv: torch.Tensor, norms: HeadNorms | None, rotation: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        heads, eps = self._spec.heads, self._spec.norm_eps
+        rows = qkv.view(len(qkv), heads + 2 * self._shape.kv_heads, self._shape.head_dim)
+        if norms is not None:
+            queries, keys = rows[:, :heads], rows[:, heads : heads + self._shape.kv_heads]
+            queries.copy_(F.rms_norm(queries, norms.query.shape, norms.query, eps))
+            keys.copy_(F.rms_norm(keys, norms.key.shape, norms.key, eps))
+        turning = rows[:, : heads + self._shape.kv_heads]
+        cos, sin = rotation
+        turning.copy_((turning * cos).addcmul_(turning.roll(self._shape.head_dim // 2, -1), sin))
+        return rows[:, :heads], rows[:, heads:]
+
     def _attend_group(self, layer: int, query: torch.Tensor, group: _Group, output: torch.Tensor) -> None:
         batch = group.count * self._shape.kv_heads
         stored = self._blocks[layer].index_select(0, group.gather)
         keys, values = stored.view(2, batch, -1, self._shape.head_dim)
         rows = query.reshape(batch, -1, self._shape.head_dim)
-        if group.mask is None:
+        mask = group.masks[self._spec.window(layer)]
+        if mask is None:
             scores = torch.bmm(rows, keys.transpose(1, 2)).mul_(self._scale)
         else:
-            scores = torch.baddbmm(group.mask, rows, keys.transpose(1, 2), alpha=self._scale)
+            scores = torch.baddbmm(mask, rows, keys.transpose(1, 2), alpha=self._scale)
         # On bfloat16 this computes in float32 and rounds once at the end.
         torch.bmm(scores.softmax(-1), values, out=output.view(rows.shape))
 
@@ -176,12 +232,13 @@ class CpuAttention:
             stored = self._blocks[layer].index_select(0, chunk.gather)
             keys, values = stored.view(2, kv_heads, -1, head_dim)[:, :, : chunk.context]
         heads = query.transpose(0, 1).view(kv_heads, -1, chunk.tokens, head_dim)
+        mask = chunk.masks[self._spec.window(layer)]
         attended = F.scaled_dot_product_attention(
             heads,
             keys.unsqueeze(1).expand(-1, heads.shape[1], -1, -1),
             values.unsqueeze(1).expand(-1, heads.shape[1], -1, -1),
-            attn_mask=chunk.mask,
-            is_causal=chunk.mask is None,
+            attn_mask=mask,
+            is_causal=mask is None,
         )
         return attended.flatten(0, 1).transpose(0, 1)
 

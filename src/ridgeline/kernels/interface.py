@@ -6,7 +6,7 @@ set: nobody else sees more than block ids.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,40 @@ class KVShape:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """All that attention must know of a model.
+
+    Attributes:
+        kv: size of the cache.
+        heads: query heads; query head h reads KV head h // (heads / kv_heads).
+        max_positions: positions run from 0 to this.
+        inverse_frequencies: radians per position of each of the head_dim / 2 rotated pairs; pair i
+            is elements i and i + head_dim / 2.
+        norm_eps: of the norms over heads, where a model has them.
+        windows: per layer, how many positions a token attends to at most, itself among them; None
+            for all of them. Empty: no layer has a window.
+    """
+
+    kv: KVShape
+    heads: int
+    max_positions: int
+    inverse_frequencies: tuple[float, ...]
+    norm_eps: float = 1e-6
+    windows: tuple[int | None, ...] = ()
+
+    def window(self, layer: int) -> int | None:
+        """The sliding window of a layer, in positions."""
+        return self.windows[layer] if self.windows else None
+
+
+class HeadNorms(NamedTuple):
+    """Weights of the RMS norms over each head of q and of k before rotation, both [head_dim]."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Several tokens of one sequence: part of a prompt.
 
@@ -54,12 +88,14 @@ class Chunk:
         tokens: how many, at least two.
         start: position of the first one; earlier positions are in the KV cache.
         blocks: block table, covers `start + tokens` positions.
+        slot: whose it is.
     """
 
     first: int
     tokens: int
     start: int
     blocks: Integers
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +108,9 @@ class Batch:
     that neighbours can be computed together with little padding.
 
     Attributes:
-        token_ids: [tokens].
+        token_ids: [tokens]; negative for one that an earlier step is drawing.
         positions: [tokens], in their sequences.
+        slots: [tokens], which sequence each belongs to.
         write_blocks: [tokens], the block that holds each position.
         tables: [singles, blocks], block tables; entries beyond a sequence's own are any valid ids.
         contexts: [singles], positions attended to, the token itself among them; descending.
@@ -82,6 +119,7 @@ class Batch:
 
     token_ids: Integers
     positions: Integers
+    slots: Integers
     write_blocks: Integers
     tables: Integers
     contexts: Integers
@@ -95,13 +133,14 @@ class PagedAttention(Protocol):
         """Work out once what all layers of a step share (indices, masks); opaque to the caller."""
         ...
 
-    def attend(self, layer: int, query: torch.Tensor, key_value: torch.Tensor, plan: Any) -> torch.Tensor:
-        """Store the step's K and V, then attend causally over each sequence's whole context.
+    def attend(self, layer: int, qkv: torch.Tensor, norms: HeadNorms | None, plan: Any) -> torch.Tensor:
+        """Norm and rotate q and k, store K and V, then attend causally over each sequence's context.
 
         Args:
             layer: whose cache.
-            query: [tokens, heads, head_dim]; query head h reads KV head h // (heads / kv_heads).
-            key_value: [tokens, 2 * kv_heads, head_dim], K's heads before V's.
+            qkv: [tokens, (heads + 2 * kv_heads) * head_dim]: the heads of q, then of k, then of v,
+                neither normed nor rotated. It may be overwritten.
+            norms: of q and k, where the model has them.
             plan: of this step's batch.
 
         Returns:
@@ -124,24 +163,24 @@ class Kernels(Protocol):
         """Prepare a product; `weight` is [outputs, inputs] and may be given up by the caller."""
         ...
 
+    def head(self, weight: torch.Tensor) -> Linear:
+        """Prepare the last product, whose outputs are float32 whatever goes in."""
+        ...
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension, the mean in float32."""
         ...
 
-    def rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Rotate pairs (i, i + head_dim / 2) of each head.
-
-        Args:
-            x: [tokens, heads, head_dim].
-            cos: [tokens, 1, head_dim], both halves alike.
-            sin: [tokens, 1, head_dim], the first half negated.
-        """
+    def add_rms_norm(
+        self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """Add `x` to `residual` in place and return the norm of the sum; all [tokens, hidden]."""
         ...
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """`silu(gate) * up` of [tokens, 2 * ffn], gate before up: [tokens, ffn]."""
         ...
 
-    def paged_attention(self, shape: KVShape) -> PagedAttention:
-        """Allocate a KV cache; its memory is touched only as blocks are written."""
+    def paged_attention(self, spec: AttentionSpec) -> PagedAttention:
+        """Allocate a KV cache; its memory is touched only as blocks are written, where that can be."""
         ...

@@ -54,6 +54,8 @@ class ModelConfig:
         output_bias: the o projection has one.
         mlp_bias: gate, up and down projections have biases.
         qk_norm: RMS norm over each head of q and k before rotation (Qwen3).
+        windows: per layer, the positions a token attends to at most, itself among them; None for
+            all of them. Empty: no layer has a sliding window.
     """
 
     architecture: Architecture
@@ -73,6 +75,7 @@ class ModelConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    windows: tuple[int | None, ...] = ()
 
     def shape(self) -> ModelShape:
         """The sizes from which costs follow."""

@@ -1,13 +1,10 @@
 """Reading a model's configuration from config.json or GGUF metadata."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
 from ridgeline.models.config import ARCHITECTURES, Architecture, ModelConfig, RopeScaling
 from ridgeline.models.errors import ModelError
-
-log = logging.getLogger(__name__)
 
 GGUF_ARCHITECTURES: tuple[Architecture, ...] = ("llama", "qwen2", "qwen3")
 """GGUF files of Mistral models say `llama`."""
@@ -87,18 +84,19 @@ def config_from_json(values: Mapping[str, Any], source: str) -> ModelConfig:
             f"{source} has a quantization_config; take the unquantised folder or a GGUF file of the model."
         )
     hidden, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
+    layers = fields.positive("num_hidden_layers")
     qkv_bias = architecture == "qwen2" or bool(values.get("attention_bias", False))
     rope = _rope_parameters(values)
     config = ModelConfig(
         architecture=architecture,
         hidden=hidden,
-        layers=fields.positive("num_hidden_layers"),
+        layers=layers,
         heads=heads,
         kv_heads=fields.positive("num_key_value_heads", heads),
         head_dim=fields.positive("head_dim", 128 if architecture == "qwen3" else max(1, hidden // heads)),
         ffn=fields.positive("intermediate_size"),
         vocab=fields.positive("vocab_size"),
-        max_context=_json_context(fields, architecture),
+        max_context=fields.positive("max_position_embeddings", 32768 if architecture != "llama" else 2048),
         rope_theta=_Fields(rope, source).number("rope_theta", fields.number("rope_theta", 10000.0)),
         rope_scaling=_json_rope_scaling(rope, fields),
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
@@ -107,6 +105,7 @@ def config_from_json(values: Mapping[str, Any], source: str) -> ModelConfig:
         output_bias=qkv_bias and architecture != "qwen2",
         mlp_bias=architecture == "llama" and bool(values.get("mlp_bias", False)),
         qk_norm=architecture == "qwen3",
+        windows=_json_windows(fields, architecture, layers),
     )
     return _check(config, source)
 
@@ -140,29 +139,22 @@ def _json_rope_scaling(rope: Mapping[str, Any], fields: _Fields) -> RopeScaling 
     )
 
 
-def _json_context(fields: _Fields, architecture: Architecture) -> int:
-    """Positions, cut at the sliding window where one is in use: within it attention is the plain one."""
-    context = fields.positive("max_position_embeddings", 32768 if architecture != "llama" else 2048)
-    window = fields.get("sliding_window")
-    if architecture.startswith("qwen") and not fields.get("use_sliding_window"):
-        window = None
-    if architecture == "llama" or window is None:
-        return context
-    return _cap_at_window(context, fields.positive("sliding_window"), fields.source)
-
-
-def _cap_at_window(context: int, window: int, source: str) -> int:
-    if window >= context:
-        return context
-    log.warning(
-        "%s uses a sliding window of %d tokens, which is not supported beyond the window: "
-        "the context is limited to %d of %d tokens",
-        source,
-        window,
-        window,
-        context,
-    )
-    return window
+def _json_windows(fields: _Fields, architecture: Architecture, layers: int) -> tuple[int | None, ...]:
+    """Sliding window of each layer, or none at all; Qwen has it from a certain layer on."""
+    if architecture == "llama" or fields.get("sliding_window") is None:
+        return ()
+    qwen = architecture.startswith("qwen")
+    if qwen and not fields.get("use_sliding_window"):
+        return ()
+    window = fields.positive("sliding_window")
+    first = fields.number("max_window_layers", 28) if qwen else 0
+    kinds = fields.get("layer_types") or [
+        "sliding_attention" if layer >= first else "full_attention" for layer in range(layers)
+    ]
+    if len(kinds) != layers:
+        raise ModelError(f"{fields.source} has {len(kinds)} layer_types for {layers} layers.")
+    windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    return windows if any(windows) else ()
 
 
 def config_from_gguf(
@@ -191,18 +183,18 @@ def config_from_gguf(
             raise ModelError(
                 f"{source} says {name} = {fields.get(name)}; only the head width ({head_dim}) is supported."
             )
-    context = fields.positive("context_length")
-    window = fields.get("attention.sliding_window")
+    layers = fields.positive("block_count")
+    windowed = fields.get("attention.sliding_window")
     config = ModelConfig(
         architecture=architecture,
         hidden=hidden,
-        layers=fields.positive("block_count"),
+        layers=layers,
         heads=heads,
         kv_heads=fields.positive("attention.head_count_kv", heads),
         head_dim=head_dim,
         ffn=fields.positive("feed_forward_length"),
         vocab=_gguf_vocab(fields, metadata),
-        max_context=_cap_at_window(context, window, source) if window else context,
+        max_context=fields.positive("context_length"),
         rope_theta=fields.number("rope.freq_base", 10000.0),
         rope_scaling=_gguf_rope_scaling(fields, rope_factors),
         rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon", 1e-6),
@@ -211,6 +203,7 @@ def config_from_gguf(
         output_bias="blk.0.attn_output.bias" in tensor_names,
         mlp_bias="blk.0.ffn_down.bias" in tensor_names,
         qk_norm="blk.0.attn_q_norm.weight" in tensor_names,
+        windows=(fields.positive("attention.sliding_window"),) * layers if windowed else (),
     )
     return _check(config, source)
 

@@ -1,11 +1,13 @@
 """The forward pass of the Llama family, over a batch of tokens of many sequences."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-from ridgeline.kernels.interface import Batch, Kernels, KVShape
+from ridgeline.kernels.interface import AttentionSpec, Kernels, KVShape
 from ridgeline.models.config import ModelConfig
-from ridgeline.models.weights import Layer, PreparedWeights
+from ridgeline.models.weights import PreparedWeights
 
 
 class Transformer:
@@ -17,6 +19,7 @@ class Transformer:
         kernels: the operations.
         blocks: size of the KV cache.
         block_size_tokens: positions in a block.
+        max_positions: longest context that will be computed, in tokens; None is the model's own.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Transformer:
         *,
         blocks: int,
         block_size_tokens: int,
+        max_positions: int | None = None,
     ) -> None:
         self.config = config
         self.dtype = weights.embedding.dtype
@@ -35,50 +39,38 @@ class Transformer:
         self.kv_shape = KVShape(
             config.layers, config.kv_heads, config.head_dim, blocks, block_size_tokens, self.dtype
         )
-        self.attention = kernels.paged_attention(self.kv_shape)
-        self._frequencies = torch.tensor(config.rope_inverse_frequencies(), dtype=torch.float32)
+        self.attention = kernels.paged_attention(
+            AttentionSpec(
+                self.kv_shape,
+                config.heads,
+                max_positions or config.max_context,
+                config.rope_inverse_frequencies(),
+                config.rms_norm_eps,
+                config.windows,
+            )
+        )
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, token_ids: torch.Tensor, plan: Any) -> torch.Tensor:
         """Compute a step's tokens and store their K and V.
 
+        Args:
+            token_ids: [tokens], integers, on the weights' device.
+            plan: what `attention.plan` made of the step's batch.
+
         Returns:
-            [tokens, hidden], what `logits` takes (or some rows of it).
+            [tokens, hidden], normed: what `logits` takes (or some rows of it).
         """
         weights, kernels, eps = self._weights, self._kernels, self.config.rms_norm_eps
-        plan = self.attention.plan(batch)
-        rotation = self._rotation(torch.from_numpy(batch.positions))
-        hidden = F.embedding(torch.from_numpy(batch.token_ids), weights.embedding)
-        for index, layer in enumerate(weights.layers):
-            normed = kernels.rms_norm(hidden, layer.input_norm, eps)
-            query, key_value = self._query_key_value(layer, normed, rotation)
-            hidden += layer.output(self.attention.attend(index, query, key_value, plan))
-            normed = kernels.rms_norm(hidden, layer.post_attention_norm, eps)
-            hidden += layer.down(kernels.silu_mul(layer.gate_up(normed)))
-        return hidden
+        residual = F.embedding(token_ids, weights.embedding)
+        normed = kernels.rms_norm(residual, weights.layers[0].input_norm, eps)
+        next_norms = [*(layer.input_norm for layer in weights.layers[1:]), weights.norm]
+        for index, (layer, next_norm) in enumerate(zip(weights.layers, next_norms, strict=True)):
+            attended = self.attention.attend(index, layer.qkv(normed), layer.head_norms, plan)
+            normed = kernels.add_rms_norm(residual, layer.output(attended), layer.post_attention_norm, eps)
+            inner = kernels.silu_mul(layer.gate_up(normed))
+            normed = kernels.add_rms_norm(residual, layer.down(inner), next_norm, eps)
+        return normed
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of the token after each row: [rows, hidden] to float32 [rows, vocab]."""
-        normed = self._kernels.rms_norm(hidden, self._weights.norm, self.config.rms_norm_eps)
-        return self._weights.head(normed).float()
-
-    def _query_key_value(
-        self, layer: Layer, normed: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        config, kernels = self.config, self._kernels
-        heads = layer.qkv(normed).view(-1, config.heads + 2 * config.kv_heads, config.head_dim)
-        turning = config.heads + config.kv_heads
-        if layer.query_norm is not None and layer.key_norm is not None:
-            queries, keys = heads[:, : config.heads], heads[:, config.heads : turning]
-            queries.copy_(kernels.rms_norm(queries, layer.query_norm, config.rms_norm_eps))
-            keys.copy_(kernels.rms_norm(keys, layer.key_norm, config.rms_norm_eps))
-        rotated = heads[:, :turning]
-        rotated.copy_(kernels.rope(rotated, *rotation))
-        return heads[:, : config.heads], heads[:, config.heads :]
-
-    def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and signed sine as `Kernels.rope` takes them, of float32 angles."""
-        angles = positions.to(torch.float32)[:, None] * self._frequencies
-        cos, sin = angles.cos(), angles.sin()
-        wide_cos = torch.cat((cos, cos), -1).unsqueeze(1)
-        wide_sin = torch.cat((-sin, sin), -1).unsqueeze(1)
-        return wide_cos.to(self.dtype), wide_sin.to(self.dtype)
+        return self._weights.head(hidden)

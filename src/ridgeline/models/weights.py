@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ridgeline.kernels.interface import Kernels, Linear
+from ridgeline.kernels.interface import HeadNorms, Kernels, Linear
 from ridgeline.models.config import ModelConfig
 
 _PARTS = {
@@ -23,12 +23,11 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer block. `query_norm` and `key_norm` are [head_dim] or None."""
+    """One transformer block. `head_norms` is None where a model has none."""
 
     input_norm: torch.Tensor
     qkv: Linear
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
+    head_norms: HeadNorms | None
     output: Linear
     post_attention_norm: torch.Tensor
     gate_up: Linear
@@ -105,11 +104,14 @@ class _Assembly:
             self.partial[fused] = _Fused(parts, self.shapes, self.dtype)
         if self.partial[fused].put(name, tensor):
             done = self.partial.pop(fused)
-            self.linears[fused] = self.kernels.linear(done.weight, done.bias)
+            is_head = fused == "lm_head"
+            self.linears[fused] = (
+                self.kernels.head(done.weight) if is_head else self.kernels.linear(done.weight, done.bias)
+            )
 
     def finish(self) -> PreparedWeights:
         embedding = self.plain["model.embed_tokens.weight"]
-        head = self.kernels.linear(embedding, None) if self.config.tied_head else self.linears["lm_head"]
+        head = self.kernels.head(embedding) if self.config.tied_head else self.linears["lm_head"]
         layers = tuple(self._layer(f"model.layers.{i}.") for i in range(self.config.layers))
         return PreparedWeights(embedding, layers, self.plain["model.norm.weight"], head)
 
@@ -117,13 +119,16 @@ class _Assembly:
         return Layer(
             input_norm=self.plain[f"{prefix}input_layernorm.weight"],
             qkv=self.linears[f"{prefix}self_attn.qkv"],
-            query_norm=self.plain.get(f"{prefix}self_attn.q_norm.weight"),
-            key_norm=self.plain.get(f"{prefix}self_attn.k_norm.weight"),
+            head_norms=self._head_norms(prefix) if self.config.qk_norm else None,
             output=self.linears[f"{prefix}self_attn.o_proj"],
             post_attention_norm=self.plain[f"{prefix}post_attention_layernorm.weight"],
             gate_up=self.linears[f"{prefix}mlp.gate_up"],
             down=self.linears[f"{prefix}mlp.down_proj"],
         )
+
+    def _head_norms(self, prefix: str) -> HeadNorms:
+        query, key = (self.plain[f"{prefix}self_attn.{x}_norm.weight"] for x in "qk")
+        return HeadNorms(query, key)
 
 
 def assemble(

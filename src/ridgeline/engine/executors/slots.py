@@ -112,6 +112,7 @@ class Slots:
             first[i] = place
         slots = np.array([rows[i].slot for i in single], dtype=np.int64)
         starts = np.array([rows[i].start for i in single], dtype=np.int64)
+        owners = [slots]
         tokens = [np.array([rows[i].token_ids[0] for i in single], dtype=np.int64)]
         positions, writes = [starts], [self._tables[slots, starts // self._block_size]]
         chunks, place = [], len(single)
@@ -122,12 +123,14 @@ class Slots:
             table = self._tables[row.slot]
             tokens.append(np.array(row.token_ids, dtype=np.int64))
             positions.append(span)
+            owners.append(np.full(len(row.token_ids), row.slot, dtype=np.int64))
             writes.append(table[span // self._block_size])
-            chunks.append(Chunk(place, len(row.token_ids), row.start, table))
+            chunks.append(Chunk(place, len(row.token_ids), row.start, table, row.slot))
             place += len(row.token_ids)
         batch = Batch(
             np.concatenate(tokens),
             np.concatenate(positions),
+            np.concatenate(owners),
             np.concatenate(writes),
             self._tables[slots],
             starts + 1,

@@ -110,7 +110,8 @@ class TorchCpuExecutor:
         layout = self._slots.lay_out(plan.rows)
         started = time.perf_counter()
         with torch.inference_mode():
-            hidden = self.model.forward(layout.batch)
+            attention_plan = self.model.attention.plan(layout.batch)
+            hidden = self.model.forward(torch.from_numpy(layout.batch.token_ids), attention_plan)
         return CpuHandle(plan, layout, hidden, time.perf_counter() - started)
 
     def collect(self, handle: Handle) -> StepResult:
