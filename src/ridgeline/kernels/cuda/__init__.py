@@ -1,0 +1,1 @@
+"""The operations on NVIDIA GPUs: products by cuBLAS, all else by Triton."""
