@@ -69,7 +69,8 @@ class StateDict:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str, device: torch.device | None = None) -> torch.Tensor:
+        del device
         return self.tensors[name]
 
 

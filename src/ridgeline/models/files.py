@@ -30,8 +30,11 @@ class Weights(Protocol):
         """Shape of every tensor there is."""
         ...
 
-    def tensor(self, name: str) -> "torch.Tensor":
-        """One tensor, in float32 or as stored where that is float16 or bfloat16."""
+    def tensor(self, name: str, device: "torch.device | None" = None) -> "torch.Tensor":
+        """One tensor, in float32 or as stored where that is float16 or bfloat16.
+
+        What is read from a file is in host memory, what is made up on `device` (None: the host).
+        """
         ...
 
 
@@ -76,13 +79,17 @@ class ModelFiles:
                 "embedding table; tokenizer and weights are not of the same model."
             )
 
-    def tensors(self) -> "Iterator[tuple[str, torch.Tensor]]":
+    def tensors(self, device: "torch.device | None" = None) -> "Iterator[tuple[str, torch.Tensor]]":
         """Canonical name and tensor, in the order of the layers; one at a time is in memory.
+
+        Args:
+            device: where random weights are made; None is the host. Those of files are in host
+                memory whatever it is.
 
         Dtype: float32 for dequantised blocks, else as stored (float32, float16, bfloat16).
         """
         for name in self.config.tensor_shapes():
-            yield name, self.weights.tensor(name)
+            yield name, self.weights.tensor(name, device)
 
 
 def _check_shapes(config: ModelConfig, found: dict[str, tuple[int, ...]], source: str) -> None:

@@ -79,8 +79,12 @@ class GgufWeights:
         """Shape of every tensor in the file, by canonical name."""
         return {name: tensor.shape for name, tensor in self._by_name.items()}
 
-    def tensor(self, name: str) -> "torch.Tensor":
-        """One tensor, dequantised to float32, rows in Hugging Face's order."""
+    def tensor(self, name: str, device: "torch.device | None" = None) -> "torch.Tensor":
+        """One tensor, dequantised to float32, rows in Hugging Face's order.
+
+        See `Weights.tensor`: whatever `device` is, what is read is in host memory.
+        """
+        del device
         import torch
 
         from ridgeline.models.dequantise import dequantise

@@ -16,7 +16,11 @@ _LOGIT_SPREAD = 3.0
 
 @dataclass(frozen=True, slots=True)
 class RandomWeights:
-    """Normal random tensors, the same for the same (seed, name, shape), made when asked for."""
+    """Normal random tensors, made when asked for.
+
+    They are the same for the same seed, name, shape and kind of device: each kind has a generator
+    of its own.
+    """
 
     config: ModelConfig
     seed: int
@@ -25,8 +29,8 @@ class RandomWeights:
         """Shape of every tensor."""
         return self.config.tensor_shapes()
 
-    def tensor(self, name: str) -> "torch.Tensor":
-        """One tensor in float32.
+    def tensor(self, name: str, device: "torch.device | None" = None) -> "torch.Tensor":
+        """One tensor in float32, drawn on `device`; None is the host.
 
         Matrices keep the size of what they multiply (deviation 1 / sqrt(columns)); norms are near
         one, biases small. The head's deviation makes the logits spread by about 3.
@@ -35,8 +39,9 @@ class RandomWeights:
 
         shape = self.shapes()[name]
         digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        values = torch.randn(shape, generator=generator)
+        place = device or torch.device("cpu")
+        generator = torch.Generator(place).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        values = torch.randn(shape, generator=generator, device=place)
         if name.endswith("norm.weight"):
             return values.mul_(0.1).add_(1.0)
         if name.endswith(".bias"):

@@ -74,8 +74,12 @@ class SafetensorsWeights:
         """Shape of every tensor in the files."""
         return {name: stored.shape for name, stored in self._stored.items()}
 
-    def tensor(self, name: str) -> "torch.Tensor":
-        """One tensor as stored: float32, float16 or bfloat16."""
+    def tensor(self, name: str, device: "torch.device | None" = None) -> "torch.Tensor":
+        """One tensor as stored: float32, float16 or bfloat16, its memory the mapped file.
+
+        See `Weights.tensor`: whatever `device` is, what is read is in host memory.
+        """
+        del device
         from safetensors import SafetensorError, safe_open
 
         path = self._stored[name].path

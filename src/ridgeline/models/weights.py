@@ -1,7 +1,8 @@
 """Weights on their way from a file to the kernels: fused, converted and packed one by one.
 
-Each tensor is converted as it streams in, copied into its place in the fused one, and handed over
-as soon as that is full: beside the finished weights no more than a few tensors are ever held.
+Each tensor is converted as it streams in, copied into its place in the fused one on the device, and
+handed over as soon as that is full: beside the finished weights one tensor as it was read is held,
+and a few fused ones that lack a part. There is never a second copy of the model.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ import torch
 
 from ridgeline.kernels.interface import HeadNorms, Kernels, Linear
 from ridgeline.models.config import ModelConfig
+from ridgeline.models.staging import Staging
+
+CPU = torch.device("cpu")
 
 _PARTS = {
     "self_attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -48,7 +52,11 @@ class _Fused:
     """A product's weight and bias being put together from its parts."""
 
     def __init__(
-        self, parts: tuple[str, ...], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype
+        self,
+        parts: tuple[str, ...],
+        shapes: dict[str, tuple[int, ...]],
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.first_row: dict[str, int] = {}
         rows = 0
@@ -59,17 +67,17 @@ class _Fused:
         self.missing = {
             name for part in parts for name in (f"{part}.weight", f"{part}.bias") if name in shapes
         }
-        self.weight = torch.empty(rows, columns, dtype=dtype)
+        self.weight = torch.empty(rows, columns, dtype=dtype, device=device)
         has_bias = any(name.endswith(".bias") for name in self.missing)
-        self.bias = torch.zeros(rows, dtype=dtype) if has_bias else None
+        self.bias = torch.zeros(rows, dtype=dtype, device=device) if has_bias else None
 
-    def put(self, name: str, tensor: torch.Tensor) -> bool:
+    def put(self, name: str, tensor: torch.Tensor, staging: Staging) -> bool:
         """Copy a part into its rows; True once all are there."""
         part, kind = name.rsplit(".", 1)
         target = self.weight if kind == "weight" else self.bias
         assert target is not None
         first = self.first_row[part]
-        target[first : first + tensor.shape[0]].copy_(tensor)
+        staging.copy(tensor, target[first : first + tensor.shape[0]])
         self.missing.discard(name)
         return not self.missing
 
@@ -77,10 +85,14 @@ class _Fused:
 class _Assembly:
     """Takes named tensors in any order and builds `PreparedWeights`."""
 
-    def __init__(self, config: ModelConfig, kernels: Kernels, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, kernels: Kernels, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.config = config
         self.kernels = kernels
         self.dtype = dtype
+        self.device = device
+        self.staging = Staging(device)
         self.shapes = config.tensor_shapes()
         self.plain: dict[str, torch.Tensor] = {}
         self.linears: dict[str, Linear] = {}
@@ -97,12 +109,13 @@ class _Assembly:
     def put(self, name: str, tensor: torch.Tensor) -> None:
         owner = self.parts_of.get(name.rsplit(".", 1)[0])
         if owner is None:
-            self.plain[name] = tensor.to(self.dtype, copy=True)
+            self.plain[name] = torch.empty(tensor.shape, dtype=self.dtype, device=self.device)
+            self.staging.copy(tensor, self.plain[name])
             return
         fused, parts = owner
         if fused not in self.partial:
-            self.partial[fused] = _Fused(parts, self.shapes, self.dtype)
-        if self.partial[fused].put(name, tensor):
+            self.partial[fused] = _Fused(parts, self.shapes, self.dtype, self.device)
+        if self.partial[fused].put(name, tensor, self.staging):
             done = self.partial.pop(fused)
             is_head = fused == "lm_head"
             self.linears[fused] = (
@@ -110,6 +123,7 @@ class _Assembly:
             )
 
     def finish(self) -> PreparedWeights:
+        self.staging.finish()
         embedding = self.plain["model.embed_tokens.weight"]
         head = self.kernels.head(embedding) if self.config.tied_head else self.linears["lm_head"]
         layers = tuple(self._layer(f"model.layers.{i}.") for i in range(self.config.layers))
@@ -136,13 +150,16 @@ def assemble(
     tensors: Iterable[tuple[str, torch.Tensor]],
     kernels: Kernels,
     dtype: torch.dtype,
+    device: torch.device = CPU,
 ) -> PreparedWeights:
-    """Fuse, convert to `dtype` and prepare a model's tensors, in any order.
+    """Fuse, convert to `dtype` and prepare a model's tensors, in any order, on `device`.
 
-    Names and shapes must be those of `config.tensor_shapes()`, as `ModelFiles` has checked.
+    Names and shapes must be those of `config.tensor_shapes()`, as `ModelFiles` has checked. The
+    tensors given may lie in host memory or on the device.
     """
-    assembly = _Assembly(config, kernels, dtype)
+    assembly = _Assembly(config, kernels, dtype, device)
     with torch.inference_mode():
         for name, tensor in tensors:
             assembly.put(name, tensor)
+            del tensor  # else it would be held while the next one is read
         return assembly.finish()
