@@ -1,0 +1,97 @@
+"""RMS norms: a program holds a whole row in registers, so every element is read and written once."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from ridgeline.kernels.cuda.resources import MODEL_SHAPES, TRITON_DTYPES, Variant
+
+MAX_HIDDEN = 16_384
+"""Longest row: at 512 threads, 32 elements of it in each thread's registers."""
+
+_ELEMENTS_PER_THREAD = 16
+"""Of a row, unless it is very long: two loads of 16 bytes in flight, where elements have 2 bytes."""
+
+
+@triton.jit
+def _rms_norm_kernel(
+    x, residual, weight, normed, eps, HIDDEN: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * HIDDEN
+    columns = tl.arange(0, BLOCK)
+    inside = columns < HIDDEN
+    gain = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    wide = tl.load(x + row + columns, mask=inside, other=0.0).to(tl.float32)
+    if residual is not None:
+        wide += tl.load(residual + row + columns, mask=inside, other=0.0).to(tl.float32)
+        total = wide.to(residual.dtype.element_ty)
+        tl.store(residual + row + columns, total, mask=inside)
+        # The norm is of what later layers will read, not of the unrounded sum.
+        wide = total.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(wide * wide, 0) / HIDDEN + eps)
+    tl.store(normed + row + columns, (wide * scale * gain).to(normed.dtype.element_ty), mask=inside)
+
+
+def _constants(hidden: int) -> tuple[dict[str, Any], int]:
+    """Constants of the kernel, and how many warps it wants."""
+    block = triton.next_power_of_2(hidden)
+    warps = min(max(block // (32 * _ELEMENTS_PER_THREAD), 1), 16)
+    return {"HIDDEN": hidden, "BLOCK": block}, warps
+
+
+def _launch(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    hidden = x.shape[-1]
+    if hidden > MAX_HIDDEN:
+        raise ValueError(f"A norm is over {hidden} elements; the kernel takes up to {MAX_HIDDEN}.")
+    if not (x.is_contiguous() and (residual is None or residual.is_contiguous())):
+        raise ValueError("A norm was asked for of a tensor that is not contiguous.")
+    normed = torch.empty_like(x)
+    constants, warps = _constants(hidden)
+    _rms_norm_kernel[(x.numel() // hidden,)](
+        x, residual, weight, normed, eps, **constants, num_warps=warps, num_stages=1
+    )
+    return normed
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """See `Kernels.rms_norm`: `x` is [..., hidden], contiguous, `weight` [hidden].
+
+    Raises:
+        ValueError: rows are longer than `MAX_HIDDEN`, or not contiguous.
+    """
+    return _launch(x, None, weight, eps)
+
+
+def add_rms_norm(residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """See `Kernels.add_rms_norm`; the sum is rounded to the dtype of `residual` before the norm.
+
+    Raises:
+        ValueError: as `rms_norm`.
+    """
+    return _launch(x, residual, weight, eps)
+
+
+def variants() -> Iterator[Variant]:
+    """Every way in which the models' norms are launched."""
+    core = {shape.hidden for shape in MODEL_SHAPES if shape.core}
+    sizes = sorted({shape.hidden for shape in MODEL_SHAPES})
+    for kind, hidden, added in itertools.product(TRITON_DTYPES.values(), sizes, (False, True)):
+        constants, warps = _constants(hidden)
+        pointer = f"*{kind}"
+        signature = {
+            "x": pointer,
+            "residual": pointer if added else "constexpr",
+            "weight": pointer,
+            "normed": pointer,
+            "eps": "fp32",
+            **dict.fromkeys(constants, "constexpr"),
+        }
+        name = f"{'add_' if added else ''}rms_norm {kind} hidden={hidden}"
+        absent: dict[str, Any] = {} if added else {"residual": None}
+        yield Variant(
+            name, _rms_norm_kernel, signature, constants | absent, warps, 1, kind == "bf16" and hidden in core
+        )
