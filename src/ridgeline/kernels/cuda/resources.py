@@ -134,9 +134,14 @@ def _compile(variant: Variant, capability: int) -> Any:
 
     Raises:
         RuntimeError: the kernel was defined for Triton's interpreter.
+        ValueError: the signature is not that of the kernel.
     """
     if not isinstance(variant.kernel, JITFunction):
         raise RuntimeError(f"{variant.name} is no compilable kernel: unset TRITON_INTERPRET and start anew.")
+    if list(variant.signature) != variant.kernel.arg_names:
+        raise ValueError(
+            f"{variant.name} has arguments {list(variant.signature)}, the kernel {variant.kernel.arg_names}."
+        )
     types = {name: kind.removesuffix(":16") for name, kind in variant.signature.items()}
     aligned = [kind.startswith("*") or kind.endswith(":16") for kind in variant.signature.values()]
     attributes = {(i,): [["tt.divisibility", 16]] for i in range(len(aligned)) if aligned[i]}

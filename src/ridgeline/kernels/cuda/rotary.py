@@ -14,10 +14,10 @@ from ridgeline.kernels.interface import HeadNorms
 _BLOCK_SIZE_TOKENS = 16
 """Of a KV block, in the variants; launches take what the pool has."""
 
-_WARPS = 4
-_PAIRS = 1024
-"""Rotated pairs in a program: 8 per thread, one load of 16 bytes from each half of a head, where
-elements have 2 bytes."""
+_PAIRS_PER_THREAD = 8
+"""One load of 16 bytes from each half of a head, where elements have 2 bytes."""
+
+_MAX_WARPS = 4
 
 
 @triton.jit(do_not_specialize=["table_stride"])
@@ -97,11 +97,13 @@ def rotary_table(
     return torch.cat((angles.cos(), angles.sin()), 1)
 
 
-def _constants(heads: int, kv_heads: int, head_dim: int, block_size: int) -> dict[str, Any]:
+def _constants(heads: int, kv_heads: int, head_dim: int, block_size: int) -> tuple[dict[str, Any], int]:
+    """Constants of the kernel, and how many warps it wants."""
     half_block = triton.next_power_of_2(head_dim // 2)
     total = heads + 2 * kv_heads
-    group = min(_PAIRS // half_block, triton.next_power_of_2(total))
-    return {
+    warp_pairs = 32 * _PAIRS_PER_THREAD
+    group = min(_MAX_WARPS * warp_pairs // half_block, triton.next_power_of_2(total))
+    constants = {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
         "HEAD_DIM": head_dim,
@@ -110,6 +112,7 @@ def _constants(heads: int, kv_heads: int, head_dim: int, block_size: int) -> dic
         "GROUP": group,
         "HALF_BLOCK": half_block,
     }
+    return constants, max(1, group * half_block // warp_pairs)
 
 
 def rotate_and_store(
@@ -143,11 +146,11 @@ def rotate_and_store(
     _, _, kv_heads, block_size, head_dim = pool_layer.shape
     if not (qkv.is_contiguous() and pool_layer[0].is_contiguous()):
         raise ValueError("rotate_and_store was given a qkv or a KV block that is not contiguous.")
-    constants = _constants(heads, kv_heads, head_dim, block_size)
+    constants, warps = _constants(heads, kv_heads, head_dim, block_size)
     query_gain, key_gain = norms or (None, None)
     _rotate_and_store_kernel[(len(qkv) * constants["GROUPS"],)](
         qkv, pool_layer, rotary, plan.positions, plan.slots, plan.tables, plan.tables.stride(0),
-        pool_layer.stride(0), query_gain, key_gain, eps, **constants, num_warps=_WARPS, num_stages=1,
+        pool_layer.stride(0), query_gain, key_gain, eps, **constants, num_warps=warps, num_stages=1,
     )  # fmt: skip
 
 
@@ -155,7 +158,7 @@ def variants() -> Iterator[Variant]:
     """Every way in which the models' heads are rotated."""
     for kind in TRITON_DTYPES.values():
         for shape in MODEL_SHAPES:
-            constants = _constants(shape.heads, shape.kv_heads, shape.head_dim, _BLOCK_SIZE_TOKENS)
+            constants, warps = _constants(shape.heads, shape.kv_heads, shape.head_dim, _BLOCK_SIZE_TOKENS)
             pointer = f"*{kind}"
             gain = pointer if shape.qk_norm else "constexpr"
             signature = {
@@ -177,5 +180,5 @@ def variants() -> Iterator[Variant]:
             heads = f"heads={shape.heads}/{shape.kv_heads} head_dim={shape.head_dim}"
             name = f"rotate_and_store {kind} {heads}{' norms' if shape.qk_norm else ''}"
             yield Variant(
-                name, _rotate_and_store_kernel, signature, constants, _WARPS, 1, kind == "bf16" and shape.core
+                name, _rotate_and_store_kernel, signature, constants, warps, 1, kind == "bf16" and shape.core
             )
