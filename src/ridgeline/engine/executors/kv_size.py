@@ -17,6 +17,11 @@ SHARE_OF_AVAILABLE = 0.4
 """What the KV cache takes at most of the memory left beside the weights, unless told otherwise."""
 
 
+def block_bytes_of(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes of one block over all layers, K and V."""
+    return KVShape(config.layers, config.kv_heads, config.head_dim, 1, BLOCK_SIZE_TOKENS, dtype).block_bytes
+
+
 def plan_geometry(
     config: ModelConfig,
     dtype: torch.dtype,
@@ -25,27 +30,34 @@ def plan_geometry(
     available: int,
     max_batch: int,
     max_context_tokens: int,
+    default_bytes: int | None = None,
+    kind: str = "memory",
 ) -> Geometry:
-    """Blocks from memory: what was asked for, else what the largest batch could use.
+    """Blocks from memory: what was asked for, else what the device does by default.
 
     Args:
         config: of the model.
         dtype: of K and V.
-        kv_memory_bytes: None for `max_batch` sequences of `max_context_tokens`, at most
-            `SHARE_OF_AVAILABLE` of what is available.
-        available: bytes.
+        kv_memory_bytes: what was asked for; None for the default.
+        available: bytes that may be asked for.
         max_batch: most sequences in a step.
         max_context_tokens: most tokens of a sequence; lowered to what the blocks hold.
+        default_bytes: None for what `max_batch` sequences of `max_context_tokens` need, at most
+            `SHARE_OF_AVAILABLE` of what is available.
+        kind: of memory, as errors call it.
 
     Raises:
         ModelError: if that is less than a block per sequence of a batch, or more than there is.
     """
-    block_bytes = KVShape(
-        config.layers, config.kv_heads, config.head_dim, 1, BLOCK_SIZE_TOKENS, dtype
-    ).block_bytes
-    wished = max_batch * -(-max_context_tokens // BLOCK_SIZE_TOKENS) * block_bytes
-    room = kv_memory_bytes if kv_memory_bytes is not None else int(available * SHARE_OF_AVAILABLE)
-    blocks = (room if kv_memory_bytes is not None else min(wished, room)) // block_bytes
+    block_bytes = block_bytes_of(config, dtype)
+    if kv_memory_bytes is not None:
+        room = kv_memory_bytes
+    elif default_bytes is not None:
+        room = default_bytes
+    else:
+        wished = max_batch * -(-max_context_tokens // BLOCK_SIZE_TOKENS) * block_bytes
+        room = min(wished, int(available * SHARE_OF_AVAILABLE))
+    blocks = room // block_bytes
     if blocks < max_batch:
         raise ModelError(
             f"{gib(room)} for the KV cache hold {blocks} blocks of {BLOCK_SIZE_TOKENS} tokens, fewer than "
@@ -54,7 +66,7 @@ def plan_geometry(
         )
     if room > available:
         raise ModelError(
-            f"--kv-memory asks for {gib(room)}, but {gib(available)} of memory are available; give less."
+            f"--kv-memory asks for {gib(room)}, but {gib(available)} of {kind} are available; give less."
         )
     tokens = min(max_context_tokens, blocks * BLOCK_SIZE_TOKENS)
     if tokens < max_context_tokens:
