@@ -92,7 +92,9 @@ class Staging:
             lane.send(part, whole_target[begin : begin + size])
 
     def finish(self) -> None:
-        """Wait until everything has arrived, and give the buffers up."""
+        """Wait until everything has arrived, for any stream to use, and give the buffers up."""
         for lane in self._lanes:
             lane.wait()
         self._lanes = []
+        if self._device.type == "cuda":  # what was made there is not in a lane
+            torch.cuda.synchronize(self._device)
