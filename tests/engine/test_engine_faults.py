@@ -1,6 +1,5 @@
 """What strangers and broken steps must not do to others: fill the line, or leave wrong KV behind."""
 
-import pytest
 from small_models import make_model
 
 from ridgeline.engine.core.limits import Limits
@@ -8,7 +7,6 @@ from ridgeline.engine.core.plan import Geometry, RowResult, StepResult
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.core.sequence import SequenceSpec
 from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
-from ridgeline.models.sampling import NonFiniteLogitsError
 from ridgeline.protocol import Refusal, Sampling
 
 GREEDY = Sampling(temperature=0.0, seed=0)
@@ -51,7 +49,7 @@ def test_cancelling_tells_what_was_cached_and_how_long_it_waited() -> None:
     assert (output.finish, output.cached_tokens, output.queue_seconds) == ("cancelled", 96, 2.0)
 
 
-def test_nobody_finds_the_kv_of_a_step_that_broke() -> None:
+def test_nobody_finds_the_kv_of_a_sequence_that_broke() -> None:
     """Its first chunk is nan and was published; the executor cleans it to numbers that mean nothing."""
     files = make_model("llama3-rope")[1]
     dict(files.tensors())["model.embed_tokens.weight"][319] = float("nan")
@@ -66,8 +64,8 @@ def test_nobody_finds_the_kv_of_a_step_that_broke() -> None:
         scheduler.commit(chunk, executor.collect(executor.launch(chunk)), 0.0)
         last = scheduler.schedule(1.0)
         assert last is not None
-        with pytest.raises(NonFiniteLogitsError):
-            executor.collect(executor.launch(last))
-        assert [output.sequence_id for output in scheduler.fail(last, 1.0, BROKEN)] == [name]
+        (output,) = scheduler.commit(last, executor.collect(executor.launch(last)), 1.0)
+        assert output.sequence_id == name and output.refusal is not None
+        assert output.refusal.code == "internal_error" and "non-finite" in output.refusal.message
         scheduler.check()
     assert scheduler.counters.hit == 0

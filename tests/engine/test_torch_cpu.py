@@ -15,7 +15,6 @@ from ridgeline.engine.executors.memory import available_bytes
 from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor, resolve_dtype
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
-from ridgeline.models.sampling import NonFiniteLogitsError
 from ridgeline.protocol import Sampling
 
 NEAR_TIE = 1e-3
@@ -192,16 +191,17 @@ def test_impossible_plans_are_refused_and_change_nothing(files: ModelFiles, driv
     assert driver.generate([running], 8)[0] == alone(files, PROMPTS[3], GREEDY, 8)
 
 
-def test_non_finite_numbers_fail_the_step_and_leave_the_executor_usable() -> None:
-    """One embedding is broken; its block goes to the next sequence, which must not notice."""
+def test_non_finite_numbers_fail_their_row_alone() -> None:
+    """One embedding is broken; neither what shares the step nor the block's next owner notices."""
     _, files = make_model("llama")
     tensors = dict(files.tensors())
     healthy = {name: tensor.clone() for name, tensor in tensors.items()}
     tensors["model.embed_tokens.weight"][319] = float("nan")
     driver = StepDriver(make_executor(files))
-    slot = driver.admit([319] * 20)
-    with pytest.raises(NonFiniteLogitsError, match="non-finite"):
-        driver.step({slot: 20})
+    slot, other = driver.admit([319] * 20), driver.admit([5, 6, 7])
+    first = driver.step({slot: 20, other: 3})
+    assert first[slot].token_id is None and "non-finite" in str(first[slot].error)
+    beside = [first[other].token_id, *(driver.step({other: 1})[other].token_id for _ in range(5))]
     used = driver.sequences[slot].blocks
     driver.release(slot)
     driver.free_blocks.rotate(len(used))
@@ -210,6 +210,7 @@ def test_non_finite_numbers_fail_the_step_and_leave_the_executor_usable() -> Non
     assert driver.sequences[slot].blocks[0] in used
     tensors["model.embed_tokens.weight"].copy_(healthy["model.embed_tokens.weight"])
     assert answer == alone(files, [1, 2, 3], GREEDY, 10)
+    assert beside == alone(files, [5, 6, 7], GREEDY, 6)
 
 
 def test_device_seconds_and_fingerprint(files: ModelFiles) -> None:

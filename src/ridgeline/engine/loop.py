@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ridgeline.engine.core.messages import Cancel, Output, Submit
-from ridgeline.engine.core.plan import Executor, Handle
+from ridgeline.engine.core.plan import DeviceLostError, Executor, Handle
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.meter import StepMeter
 from ridgeline.protocol import ModelStatus, Refusal
@@ -49,6 +49,8 @@ class Engine:
         if plan is not None:
             try:
                 self._in_flight.append(self.executor.launch(plan))
+            except DeviceLostError:
+                raise
             except Exception as error:
                 return self._failed(Handle(plan), error, clock())
         if not self._in_flight or (plan is not None and len(self._in_flight) <= self.executor.depth):
@@ -57,6 +59,8 @@ class Engine:
         launched = clock()
         try:
             result = self.executor.collect(handle)
+        except DeviceLostError:
+            raise
         except Exception as error:
             return self._failed(handle, error, clock())
         collected = clock()

@@ -25,20 +25,10 @@ GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy, as in vLLM."""
 
 
-class NonFiniteLogitsError(ArithmeticError):
-    """The model computed nan or infinity; nothing sensible can be drawn.
-
-    Attributes:
-        rows: which rows of the logits.
-    """
-
-    def __init__(self, rows: Sequence[int], positions: Sequence[int]) -> None:
-        super().__init__(
-            f"the model gave non-finite logits (nan or infinity) for {len(rows)} of the step's sequences, "
-            f"first at position {positions[0]}: the weights are damaged, or too large for this dtype; "
-            "check the files, or try --dtype float32"
-        )
-        self.rows = tuple(rows)
+NON_FINITE = (
+    "The model gave non-finite logits (nan or infinity) for this sequence: the weights are damaged, or "
+    "too large for this dtype; check the files, or try --dtype float32."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +48,29 @@ class Drawn:
     score: TokenScore | None = None
 
 
-def sample(logits: torch.Tensor, states: Sequence[SamplingState], positions: Sequence[int]) -> list[Drawn]:
-    """Draw one token per row, and record it in the row's state.
+def sample(
+    logits: torch.Tensor, states: Sequence[SamplingState], positions: Sequence[int]
+) -> list[Drawn | None]:
+    """Draw one token per row, and record it in the row's state; None for rows that are not finite.
 
     Args:
         logits: [rows, vocab], float32; rows with penalties are changed in place.
         states: one per row.
         positions: where in its sequence each drawn token will stand.
-
-    Raises:
-        NonFiniteLogitsError: before anything is drawn.
     """
-    check_finite(logits, positions)
+    finite = finite_rows(logits)
+    if len(finite) == len(states):
+        return list(_sample_finite(logits, states, positions))
+    drawn: list[Drawn | None] = [None] * len(states)
+    chosen = [states[i] for i in finite], [positions[i] for i in finite]
+    for i, token in zip(finite, _sample_finite(logits[finite], *chosen), strict=True):
+        drawn[i] = token
+    return drawn
+
+
+def _sample_finite(
+    logits: torch.Tensor, states: Sequence[SamplingState], positions: Sequence[int]
+) -> list[Drawn]:
     scored = [i for i, state in enumerate(states) if state.sampling.logprobs is not None]
     raw = logits[scored].log_softmax(-1) if scored else logits[:0]
     for i, state in enumerate(states):
@@ -84,17 +85,17 @@ def sample(logits: torch.Tensor, states: Sequence[SamplingState], positions: Seq
     return [Drawn(token, scores.get(i)) for i, token in enumerate(tokens)]
 
 
+def finite_rows(logits: torch.Tensor) -> list[int]:
+    """Rows of [rows, vocab] whose largest logit is a number: something sensible can be drawn of them."""
+    peaks = logits.amax(-1)
+    if math.isfinite(float(peaks.sum())):
+        return list(range(len(logits)))
+    return [i for i, peak in enumerate(peaks.tolist()) if math.isfinite(peak)]
+
+
 def score(logits: torch.Tensor, token_ids: Sequence[int], top: int) -> list[TokenScore]:
     """Scores of given tokens by float32 log-softmax: row i of [rows, vocab] predicts `token_ids[i]`."""
     return _read_scores(logits.log_softmax(-1), token_ids, [top] * len(token_ids))
-
-
-def check_finite(logits: torch.Tensor, positions: Sequence[int]) -> None:
-    """Raise `NonFiniteLogitsError` if a row's largest logit is nan or infinite."""
-    peaks = logits.amax(-1)
-    if not math.isfinite(float(peaks.sum())):
-        bad = [i for i, peak in enumerate(peaks.tolist()) if not math.isfinite(peak)]
-        raise NonFiniteLogitsError(bad, [positions[i] for i in bad])
 
 
 def _read_scores(logprobs: torch.Tensor, token_ids: Sequence[int], tops: Sequence[int]) -> list[TokenScore]:

@@ -93,12 +93,18 @@ class RowResult:
     """What a row gave. `token_id` is None where the row did not sample.
 
     `prompt_scores[i]` is the score of the token at position `start + i + 1`, given those before it;
-    it ends with the row or with the prompt, whichever comes first.
+    it ends with the row or with the prompt, whichever comes first. With an `error`, a sentence, the
+    row gave nothing that can be used and its sequence has to end; the others of the step go on.
     """
 
     token_id: int | None = None
     score: Score | None = None
     prompt_scores: tuple[Score, ...] = ()
+    error: str | None = None
+
+
+class DeviceLostError(RuntimeError):
+    """The device can compute nothing any more; only a new process helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,8 @@ class Executor(Protocol):
     """Carries out steps in the order they are launched. Used from one thread.
 
     KV layout is the executor's own business: the core knows block ids and bytes. An exception
-    from either verb fails every sequence of the step; the executor must stay usable.
+    from either verb fails every sequence of the step; the executor must stay usable, unless it is
+    a `DeviceLostError`.
     """
 
     geometry: Geometry

@@ -314,6 +314,10 @@ class Scheduler:
 
     def _commit_row(self, launched: LaunchedRow, result: RowResult, now: float) -> Output | None:
         sequence = launched.sequence
+        if result.error is not None:
+            self.cache.distrust(sequence.blocks)
+            self._end(sequence, now)
+            return Output(sequence.spec.id, refusal=Refusal("internal_error", result.error))
         sequence.computed += launched.count
         sequence.scheduled -= launched.count
         sequence.reached = max(sequence.reached, sequence.computed)

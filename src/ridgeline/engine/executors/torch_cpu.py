@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from ridgeline.engine.core.plan import Handle, RowResult, Score, StepPlan, StepResult
+from ridgeline.engine.core.plan import Admission, Handle, Row, RowResult, Score, StepPlan, StepResult
 from ridgeline.engine.executors.kv_size import plan_geometry
 from ridgeline.engine.executors.memory import available_bytes, gib, physical_cores
 from ridgeline.engine.executors.slots import Layout, Slots
 from ridgeline.kernels.cpu import CpuKernels, packs_weights
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
-from ridgeline.models.sampling import NonFiniteLogitsError, TokenScore, check_finite, sample, score
+from ridgeline.models.logits import SamplingState
+from ridgeline.models.sampling import NON_FINITE, TokenScore, finite_rows, sample, score
 from ridgeline.models.transformer import Transformer
 from ridgeline.models.weights import assemble
 
@@ -23,6 +24,33 @@ _SCORED_AT_ONCE = 64
 
 _live: "weakref.WeakSet[TorchCpuExecutor]" = weakref.WeakSet()
 """Executors of this process: their KV caches may still grow into memory that looks available."""
+
+
+@dataclass(slots=True)
+class CpuSlot:
+    """A sequence. `known_tokens` counts prompt and answer as far as they were drawn or given."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingState
+    known_tokens: int
+
+    @classmethod
+    def of(cls, admission: Admission) -> "CpuSlot":
+        """As it is admitted."""
+        prompt = admission.token_ids[: admission.prompt_tokens]
+        answer = admission.token_ids[admission.prompt_tokens :]
+        state = SamplingState(
+            admission.sampling, prompt, answer, admission.banned_token_ids, admission.min_tokens
+        )
+        return cls(prompt, state, len(admission.token_ids))
+
+    def note_given(self, row: Row) -> None:
+        """Count tokens of the answer that were given by the plan instead of drawn here."""
+        end = row.start + len(row.token_ids)
+        if end > self.known_tokens:
+            for token in row.token_ids[self.known_tokens - end :]:
+                self.sampling.record(token)
+            self.known_tokens = end
 
 
 @dataclass(slots=True)
@@ -93,7 +121,7 @@ class TorchCpuExecutor:
             blocks=self.geometry.blocks,
             block_size_tokens=self.geometry.block_size_tokens,
         )
-        self._slots = Slots(self.geometry)
+        self._slots = Slots(self.geometry, CpuSlot.of)
         self.fingerprint = f"{files.fingerprint}-{self.dtype}-{kernels.name}"
         _live.add(self)
 
@@ -106,7 +134,8 @@ class TorchCpuExecutor:
         if torch.get_num_threads() != self._threads:  # another engine of this thread set its own
             torch.set_num_threads(self._threads)
         self._slots.apply(plan)
-        self._slots.note_given(plan.rows)
+        for row in plan.rows:
+            self._slots[row.slot].note_given(row)
         layout = self._slots.lay_out(plan.rows)
         started = time.perf_counter()
         with torch.inference_mode():
@@ -115,20 +144,14 @@ class TorchCpuExecutor:
         return CpuHandle(plan, layout, hidden, time.perf_counter() - started)
 
     def collect(self, handle: Handle) -> StepResult:
-        """Draw the step's tokens and score what was asked for.
-
-        Raises:
-            NonFiniteLogitsError: the model computed nan or infinity.
-        """
+        """Draw the step's tokens and score what was asked for."""
         assert isinstance(handle, CpuHandle)
         started = time.perf_counter()
-        try:
-            with torch.inference_mode():
-                rows = self._results(handle)
-        except NonFiniteLogitsError:
-            for row in handle.plan.rows:
+        with torch.inference_mode():
+            rows = self._results(handle)
+        for row, result in zip(handle.plan.rows, rows, strict=True):
+            if result.error is not None:
                 self.model.attention.clean(self._slots.blocks(row.slot))
-            raise
         return StepResult(rows, handle.seconds + time.perf_counter() - started)
 
     def close(self) -> None:
@@ -138,9 +161,10 @@ class TorchCpuExecutor:
 
     def _results(self, handle: CpuHandle) -> tuple[RowResult, ...]:
         rows, first = handle.plan.rows, handle.layout.first
-        scores = [self._prompt_scores(handle, i) if row.score_prompt else () for i, row in enumerate(rows)]
-        drawing = [i for i, row in enumerate(rows) if row.sample]
-        results = [RowResult(prompt_scores=scored) for scored in scores]
+        results = [
+            self._score_prompt(handle, i) if row.score_prompt else RowResult() for i, row in enumerate(rows)
+        ]
+        drawing = [i for i, row in enumerate(rows) if row.sample and results[i].error is None]
         if not drawing:
             return tuple(results)
         last = torch.tensor([first[i] + len(rows[i].token_ids) - 1 for i in drawing])
@@ -149,11 +173,15 @@ class TorchCpuExecutor:
         positions = [rows[i].start + len(rows[i].token_ids) for i in drawing]
         drawn = sample(logits, [slot.sampling for slot in slots], positions)
         for i, slot, position, token in zip(drawing, slots, positions, drawn, strict=True):
+            if token is None:
+                results[i] = RowResult(error=NON_FINITE)
+                continue
             slot.known_tokens = max(slot.known_tokens, position + 1)
-            results[i] = RowResult(token.token_id, _to_plan(token.score) if token.score else None, scores[i])
+            own = _to_plan(token.score) if token.score else None
+            results[i] = RowResult(token.token_id, own, results[i].prompt_scores)
         return tuple(results)
 
-    def _prompt_scores(self, handle: CpuHandle, index: int) -> tuple[Score, ...]:
+    def _score_prompt(self, handle: CpuHandle, index: int) -> RowResult:
         row, first = handle.plan.rows[index], handle.layout.first[index]
         slot = self._slots[row.slot]
         wanted = slot.prompt_ids[row.start + 1 : row.start + 1 + len(row.token_ids)]
@@ -162,9 +190,10 @@ class TorchCpuExecutor:
         for done in range(0, len(wanted), _SCORED_AT_ONCE):
             part = wanted[done : done + _SCORED_AT_ONCE]
             logits = self.model.logits(handle.hidden[first + done : first + done + len(part)])
-            check_finite(logits, range(row.start + done + 1, row.start + done + 1 + len(part)))
+            if len(finite_rows(logits)) < len(part):
+                return RowResult(error=NON_FINITE)
             scores += map(_to_plan, score(logits, part, top))
-        return tuple(scores)
+        return RowResult(prompt_scores=tuple(scores))
 
 
 def _to_plan(scored: TokenScore) -> Score:
