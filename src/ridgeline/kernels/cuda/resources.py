@@ -89,6 +89,7 @@ class Variant:
         num_warps: of a block.
         num_stages: of the pipelines of its loops.
         core: whether the short check compiles it too.
+        capabilities: where it is launched; elsewhere the launcher chooses another.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Variant:
     num_warps: int
     num_stages: int
     core: bool = False
+    capabilities: tuple[int, ...] = CAPABILITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +204,14 @@ def violations_of(row: Row) -> list[str]:
 def check(
     variants: Iterable[Variant], capabilities: Sequence[int] = CAPABILITIES
 ) -> tuple[list[Row], list[str]]:
-    """Compile each variant for each capability: all rows, and the violations as sentences.
+    """Compile each variant for each capability that it is for: all rows, and the violations as sentences.
 
     A kernel that does not compile is a violation too.
     """
     rows, violations = [], []
     for variant, capability in itertools.product(variants, capabilities):
+        if capability not in variant.capabilities:
+            continue
         try:
             resources = compile_variant(variant, capability)
         except Exception as error:  # whatever Triton's compiler or ptxas raises
@@ -257,15 +261,12 @@ def markdown(rows: Sequence[Row]) -> str:
     for (name, warps, stages), group in itertools.groupby(
         rows, lambda row: (row.variant, row.num_warps, row.num_stages)
     ):
-        cells = [name, str(warps), str(stages)]
-        for row in group:
-            taken = row.resources
-            cells += (
-                [str(taken.registers), f"{taken.shared_bytes:,}", f"{taken.spill_bytes:,}"]
-                if taken
-                else ["-"] * 3
-            )
-        lines.append(f"| {' | '.join(cells)} |")
+        taken = {row.capability: row.resources for row in group}
+        cells: list[str | int] = [name, warps, stages]
+        for found in map(taken.get, capabilities):
+            cells += [found.registers, found.shared_bytes, found.spill_bytes] if found else ["-"] * 3
+        texts = (cell if isinstance(cell, str) else f"{cell:,}" for cell in cells)
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 
 
