@@ -1,0 +1,106 @@
+"""Block shapes of the attention kernel: one table, so that it can be tuned on a GPU.
+
+Single tokens are bound by memory: few rows, and many loads in flight from the two programs that
+share a streaming multiprocessor. Chunks are bound by products: 128 rows where registers and shared
+memory allow it, 64 for each of Hopper's groups of four warps.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+
+MAX_HEAD_DIM = 256
+
+HOPPER_SHARED_BYTES = 227 * 1024
+"""Most shared memory of a program on H100 and H200; assumed where there is no GPU to ask."""
+
+
+class TileShape(NamedTuple):
+    """How a program of the attention kernel computes.
+
+    Attributes:
+        rows: of a tile, queries times query heads of a group, padding included.
+        columns: positions of the context computed at once.
+        num_warps: of a program.
+        num_stages: of the pipeline that reads K and V.
+        shared_bytes: least shared memory that a GPU must grant a program.
+    """
+
+    rows: int
+    columns: int
+    num_warps: int
+    num_stages: int
+    shared_bytes: int
+
+
+_KIB = 1024
+
+# By bytes of an element and padded head_dim, best first: the first that fits a GPU is taken.
+_SINGLES = {
+    (2, 64): (TileShape(16, 128, 4, 3, 99 * _KIB),),
+    (2, 128): (TileShape(16, 64, 4, 4, 163 * _KIB), TileShape(16, 64, 4, 3, 99 * _KIB)),
+    (2, 256): (TileShape(16, 32, 4, 4, 163 * _KIB), TileShape(16, 32, 4, 3, 99 * _KIB)),
+    (4, 64): (TileShape(16, 32, 4, 3, 99 * _KIB),),
+    (4, 128): (TileShape(16, 32, 4, 3, 99 * _KIB),),
+    (4, 256): (TileShape(16, 16, 4, 3, 99 * _KIB),),
+}
+_CHUNKS = {
+    (2, 64): (TileShape(128, 64, 4, 3, 99 * _KIB),),
+    (2, 128): (TileShape(128, 64, 8, 3, 227 * _KIB), TileShape(64, 64, 4, 2, 99 * _KIB)),
+    (2, 256): (TileShape(128, 32, 8, 3, 227 * _KIB), TileShape(64, 32, 4, 2, 99 * _KIB)),
+    (4, 64): (TileShape(32, 32, 4, 2, 99 * _KIB),),
+    (4, 128): (TileShape(32, 32, 4, 2, 99 * _KIB),),
+    (4, 256): (TileShape(16, 16, 4, 2, 99 * _KIB),),
+}
+
+
+def padded_dim(head_dim: int) -> int:
+    """Elements of a head as the kernel computes with them: a power of two."""
+    return max(16, 1 << (head_dim - 1).bit_length())
+
+
+def _key(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    if head_dim > MAX_HEAD_DIM:
+        raise ValueError(f"Heads have {head_dim} elements; the kernel takes up to {MAX_HEAD_DIM}.")
+    return dtype.itemsize, max(64, padded_dim(head_dim))
+
+
+def tile_shape(head_dim: int, dtype: torch.dtype, shared_bytes: int, *, singles: bool) -> TileShape:
+    """The best shape for a GPU.
+
+    Args:
+        head_dim: elements of a head.
+        dtype: of q, K and V.
+        shared_bytes: most shared memory that the GPU grants a program.
+        singles: of tiles of one query, rather than of chunks.
+
+    Raises:
+        ValueError: heads are too large, or the GPU's shared memory too small.
+    """
+    shapes = (_SINGLES if singles else _CHUNKS)[_key(head_dim, dtype)]
+    for shape in shapes:
+        if shape.shared_bytes <= shared_bytes:
+            return shape
+    least = shapes[-1].shared_bytes
+    raise ValueError(f"The GPU grants {shared_bytes:,} bytes of shared memory; the kernel needs {least:,}.")
+
+
+def most_columns(head_dim: int, dtype: torch.dtype) -> int:
+    """Most positions that any shape for such heads computes at once; all divide it."""
+    key = _key(head_dim, dtype)
+    return max(shape.columns for shape in (*_SINGLES[key], *_CHUNKS[key]))
+
+
+def merge_parts(head_dim: int) -> int:
+    """Units merged at once: 16 elements for each of 128 threads."""
+    return 2048 // padded_dim(head_dim)
+
+
+@functools.cache
+def shared_bytes_of(device: torch.device) -> int:
+    """Most shared memory that a device grants a program."""
+    if device.type != "cuda":
+        return HOPPER_SHARED_BYTES
+    properties: Any = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)
