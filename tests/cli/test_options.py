@@ -107,13 +107,18 @@ def test_lists_from_file_and_environment(captured: Captured, tmp_path: Path) -> 
     ("arguments", "says"),
     [
         (("--host", "0.0.0.0"), "key is required off the loopback address"),
-        (("--device", "cuda"), "on the CPU only"),
         (("--device", "simulated:abacus"), "'abacus' is unknown"),
         (("--dtype", "float64"), "cpu does not compute in 'float64'"),
+        (("--dtype", "float16"), "cpu does not compute in 'float16'; it has auto, float32, bfloat16"),
+        (("--device", "cuda", "--dtype", "int8"), "it has auto, float32, bfloat16, float16"),
         (("--device", "simulated:a100-80", "--dtype", "float8"), "it has auto, float32"),
-        (("--device", "gpu"), "there are cpu and simulated:NAME"),
+        (("--device", "gpu"), "there are cpu, cuda, cuda:N and simulated:NAME"),
+        (("--device", "cuda:"), "'cuda:' is no device"),
+        (("--device", "cuda:one"), "'cuda:one' is no device"),
+        (("--device", "cuda:-1"), "'cuda:-1' is no device"),
         (("--api-key", "a=1", "--api-key", "a=2"), "two keys are called 'a'"),
         (("--max-batch", "512"), "max_batch_tokens must be at least max_batch (512)"),
+        (("--device", "cuda", "--max-batch-tokens", "255"), "at least max_batch (256)"),
         (("--max-waiting", "0"), "greater than or equal to 1"),
         (
             ("--max-batch", "0"),
@@ -128,6 +133,23 @@ def test_wrong_usage_is_said_in_a_sentence(captured: Captured, arguments: tuple[
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
     assert captured.serving is None
+
+
+@pytest.mark.parametrize(
+    ("device", "sequences", "tokens"),
+    [("cpu", 32, 256), ("cuda", 256, 8192), ("cuda:3", 256, 8192), ("simulated:h100", 32, 256)],
+)
+def test_defaults_of_steps_depend_on_the_device(
+    captured: Captured, device: str, sequences: int, tokens: int
+) -> None:
+    engine = served(captured, "--device", device).engine
+    assert (engine.device, engine.sequences, engine.tokens) == (device, sequences, tokens)
+    asked = served(captured, "--device", device, "--max-batch", "7", "--max-batch-tokens", "70").engine
+    assert (asked.sequences, asked.tokens) == (7, 70)
+
+
+def test_cuda_computes_in_float16_too(captured: Captured) -> None:
+    assert served(captured, "--device", "cuda:1", "--dtype", "float16").engine.dtype == "float16"
 
 
 def test_a_key_opens_other_addresses(captured: Captured) -> None:

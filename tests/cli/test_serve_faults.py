@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from server_process import Served, run_serve, serving, write_config
 
 
@@ -85,6 +86,20 @@ def test_a_model_larger_than_the_device(tmp_path: Path) -> None:
                   "--data-dir", str(tmp_path))
     )  # fmt: skip
     assert "memory" in said
+
+
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    """Torch may be built for CUDA or not; either way it says which and what to do, before reading."""
+    built_with_cuda = torch.version.cuda is not None
+    said = sentence(
+        run_serve(str(write_config(tmp_path)), "--device", "cuda", "--port", "0", "--data-dir", str(tmp_path),
+                  CUDA_VISIBLE_DEVICES="")
+    )  # fmt: skip
+    reason = (
+        "torch finds no NVIDIA GPU" if built_with_cuda else f"torch {torch.__version__} was built without"
+    )
+    assert f"--device cuda: {reason}" in said
+    assert "serve with --device cpu" in said
 
 
 def test_a_data_folder_that_is_a_file(tmp_path: Path, simulated: tuple[str, ...]) -> None:

@@ -13,17 +13,18 @@ DEFAULT_MODEL = "smollm2-135m"
 
 
 def check_device(device: str) -> str:
-    """`cpu` or `simulated:NAME`; what does not work yet is said to be so."""
-    if device == "cuda":
-        raise typer.BadParameter(
-            "this version computes on the CPU only; use cpu, or simulated:h100 to try the server's behaviour"
-        )
-    if device == "cpu":
+    """`cpu`, `cuda`, `cuda:N` or `simulated:NAME`.
+
+    Whether there is a GPU is found out by the process that will use it: asking takes torch.
+    """
+    from ridgeline.engine.options import cuda_index
+
+    if device == "cpu" or cuda_index(device) is not None:
         return device
     kind, _, name = device.partition(":")
     if kind != "simulated" or not name:
         raise typer.BadParameter(
-            f"'{device}' is no device; there are cpu and simulated:NAME, as simulated:h100"
+            f"'{device}' is no device; there are cpu, cuda, cuda:N and simulated:NAME, as simulated:h100"
         )
     from ridgeline.roofline import find_hardware
 
@@ -35,12 +36,15 @@ def check_device(device: str) -> str:
 
 
 def _check_dtype(device: str, dtype: str) -> None:
-    """Refuse what the device cannot compute in; cpu's choice is torch's here."""
+    """Refuse what the device cannot compute in: for real ones, what their executors can."""
     known = ["float32", "bfloat16"]
-    if device != "cpu":
+    kind, _, name = device.partition(":")
+    if kind == "cuda":
+        known.append("float16")
+    elif kind == "simulated":
         from ridgeline.roofline import find_hardware
 
-        known = list(find_hardware(device.partition(":")[2]).flops_per_second)
+        known = list(find_hardware(name).flops_per_second)
     if dtype not in ("auto", *known):
         raise typer.BadParameter(
             f"--dtype: {device} does not compute in '{dtype}'; it has auto, {', '.join(known)}"
@@ -74,7 +78,7 @@ def serve(
         str,
         option(
             "--device",
-            "cpu, or simulated:NAME for the timing of a GPU.",
+            "cpu; cuda or cuda:N for a GPU; simulated:NAME for the timing of one.",
             metavar="DEVICE",
             callback=check_device,
         ),
@@ -83,7 +87,7 @@ def serve(
         str,
         option(
             "--dtype",
-            "Of weights and KV: auto, float32, bfloat16; simulated devices have more.",
+            "Of weights and KV: auto, float32, bfloat16; float16 on cuda; simulated devices have more.",
             metavar="DTYPE",
         ),
     ] = "auto",
@@ -97,10 +101,16 @@ def serve(
             show_default="by free memory",
         ),
     ] = None,
-    max_batch: Annotated[int, option("--max-batch", "Sequences in a step.", metavar="N", min=1)] = 32,
+    max_batch: Annotated[
+        int | None,
+        option("--max-batch", "Sequences in a step.", metavar="N", min=1, show_default="32; on cuda 256"),
+    ] = None,
     max_batch_tokens: Annotated[
-        int, option("--max-batch-tokens", "Tokens in a step.", metavar="N", min=1)
-    ] = 256,
+        int | None,
+        option(
+            "--max-batch-tokens", "Tokens in a step.", metavar="N", min=1, show_default="256; on cuda 8192"
+        ),
+    ] = None,
     max_context: Annotated[
         int | None,
         option(
@@ -152,6 +162,7 @@ def serve(
       ridgeline serve --port 8080 --kv-memory 2GiB --max-batch 16
       ridgeline serve ./my-model small=smollm2-135m
       ridgeline serve --host 0.0.0.0 --api-key alice=a-long-secret
+      ridgeline serve --device cuda hf:Qwen/Qwen3-8B
       ridgeline serve --device simulated:h100
     """
     _check_dtype(device, dtype)

@@ -10,13 +10,14 @@ from ridgeline.engine.core.plan import Executor, Geometry
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.loop import Engine, EngineThread
 from ridgeline.engine.meter import CostModel, Meter, StepMeter
-from ridgeline.engine.options import EngineOptions
+from ridgeline.engine.options import EngineOptions, cuda_index
 from ridgeline.engine.replica import Replica
 from ridgeline.engine.served import ServedModel
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles, open_model, random_model
 from ridgeline.protocol import ModelInfo
 from ridgeline.roofline import Hardware, find_hardware
+from ridgeline.roofline.detect import is_estimate
 from ridgeline.telemetry.meter import EngineMeter
 from ridgeline.telemetry.metrics import Metrics
 
@@ -63,7 +64,7 @@ def build_replica(
 ) -> Replica:
     """Load all models. `on_phase(name, seconds)` is told what took how long.
 
-    Engines that compute on the CPU get a process of their own, simulated ones a thread each.
+    Engines that compute get a process of their own, simulated ones a thread each.
 
     Raises:
         ModelError: a model cannot be served as asked, with the reason and a way out.
@@ -90,6 +91,7 @@ def build_engines(
     specs: Sequence[ModelSpec], options: EngineOptions, meter_of: Callable[[str, Geometry], Meter]
 ) -> list[tuple[Engine, Loaded]]:
     """Engines with their weights, in this process; raises ModelError."""
+    _check_device(options.device)
     engines: list[tuple[Engine, Loaded]] = []
     for spec in specs:
         started = time.monotonic()
@@ -99,7 +101,7 @@ def build_engines(
         if name in {engine.name for engine, _ in engines}:
             raise ModelError(f"two models are called {name}; give one of them another name (NAME=MODEL)")
         executor, cost_model = _executor(files, options)
-        limits = Limits(max_batch_tokens=options.max_batch_tokens, max_waiting=options.max_waiting)
+        limits = Limits(max_batch_tokens=options.tokens, max_waiting=options.max_waiting)
         scheduler = Scheduler(executor.geometry, limits)
         meter = StepMeter(cost_model, meter_of(name, executor.geometry))
         engine = Engine(name, scheduler, executor, meter)
@@ -143,6 +145,17 @@ def _info(loaded: Loaded, files: ModelFiles) -> ModelInfo:
     )
 
 
+def _check_device(device: str) -> None:
+    """Before anything is read; raises ModelError."""
+    index = cuda_index(device)
+    if index is not None:
+        from ridgeline.engine.executors.presence import require_cuda
+
+        require_cuda(index)
+    elif device != "cpu" and not device.startswith(SIMULATED):
+        raise ModelError(f"device {device!r} is unknown; there are cpu, cuda, cuda:N and simulated:NAME")
+
+
 def _executor(files: ModelFiles, options: EngineOptions) -> tuple[Executor, CostModel]:
     shape = files.config.shape()
     context = options.max_context_tokens or files.config.max_context
@@ -158,14 +171,39 @@ def _executor(files: ModelFiles, options: EngineOptions) -> tuple[Executor, Cost
             files,
             dtype=options.dtype,
             kv_memory_bytes=options.kv_memory_bytes,
-            max_batch=options.max_batch,
+            max_batch=options.sequences,
             max_context_tokens=context,
             threads=options.threads,
         )
         return cpu, CostModel(shape, find_hardware("cpu"), cpu.dtype)
-    if not options.device.startswith(SIMULATED):
-        raise ModelError(f"device {options.device!r} is unknown; there are cpu and simulated:NAME")
+    index = cuda_index(options.device)
+    if index is not None:
+        return _cuda(files, options, context, index)
     return _simulated(files, options, context, _hardware(options.device.removeprefix(SIMULATED)))
+
+
+def _cuda(files: ModelFiles, options: EngineOptions, context: int, index: int) -> tuple[Executor, CostModel]:
+    import torch
+
+    from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
+
+    if options.threads is not None:  # they convert weights on their way to the device
+        torch.set_num_threads(options.threads)
+    cuda = TorchCudaExecutor(
+        files,
+        dtype=options.dtype,
+        kv_memory_bytes=options.kv_memory_bytes,
+        max_batch=options.sequences,
+        max_batch_tokens=options.tokens,
+        max_context_tokens=context,
+        device_index=index,
+    )
+    if is_estimate(cuda.hardware):
+        logger.info(
+            "%s is not in the catalogue of hardware: its peaks are computed from its properties",
+            cuda.hardware.name,
+        )
+    return cuda, CostModel(files.config.shape(), cuda.hardware, cuda.dtype)
 
 
 def _hardware(name: str) -> Hardware:
@@ -190,7 +228,7 @@ def _simulated(
         dtype=dtype,
         vocab_size=files.config.vocab,
         kv_memory_bytes=options.kv_memory_bytes,
-        max_batch=options.max_batch,
+        max_batch=options.sequences,
         max_context_tokens=context,
         depth=1,
         clock=RealClock(),

@@ -1,6 +1,36 @@
 """What an operator sets of an engine."""
 
+import re
 from dataclasses import dataclass
+
+_CUDA = re.compile(r"cuda(?::(\d+))?")
+
+
+def cuda_index(device: str) -> int | None:
+    """Which GPU `cuda` or `cuda:N` names; None for other kinds of device."""
+    found = _CUDA.fullmatch(device)
+    return int(found[1] or 0) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class StepDefaults:
+    """How large steps become where nothing else is asked for.
+
+    Attributes:
+        max_batch: sequences in a step.
+        max_batch_tokens: tokens in a step.
+    """
+
+    max_batch: int
+    max_batch_tokens: int
+
+
+BY_DEFAULT = StepDefaults(max_batch=32, max_batch_tokens=256)
+"""On a slow device the answers that run wait for every token of a prompt computed beside them."""
+
+ON_CUDA = StepDefaults(max_batch=256, max_batch_tokens=8192)
+"""A GPU takes as long for one token as for some 150 to 420, its ridge point in bfloat16: small steps
+waste it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -8,11 +38,14 @@ class EngineOptions:
     """Settings of every engine of a process; None leaves the choice to the executor.
 
     Attributes:
-        device: "cpu", or "simulated:NAME" for the roofline of a device of the catalogue.
+        device: "cpu", "cuda" or "cuda:N" for a GPU, or "simulated:NAME" for the roofline of a device
+            of the catalogue.
         dtype: "auto", or a dtype the device can compute in.
         kv_memory_bytes: memory for KV blocks, per model. More keeps more conversations warm.
-        max_batch: sequences in a step. More answers at once, each slower.
-        max_batch_tokens: token budget of a step; see `Limits`.
+        max_batch: sequences in a step. More answers at once, each slower. None is the device's
+            default; `sequences` tells what holds.
+        max_batch_tokens: token budget of a step; see `Limits`. None is the device's default;
+            `tokens` tells what holds.
         max_context_tokens: longest prompt plus answer; None means what the model was made for.
         max_waiting: requests that may wait before new ones are refused as `at_capacity`.
         threads: compute threads; None means one per physical core.
@@ -21,18 +54,33 @@ class EngineOptions:
     device: str = "cpu"
     dtype: str = "auto"
     kv_memory_bytes: int | None = None
-    max_batch: int = 32
-    max_batch_tokens: int = 256
+    max_batch: int | None = None
+    max_batch_tokens: int | None = None
     max_context_tokens: int | None = None
     max_waiting: int = 256
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_batch_tokens", "max_waiting"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}")
-        if self.max_batch_tokens < self.max_batch:
+        held = {"max_batch": self.sequences, "max_batch_tokens": self.tokens, "max_waiting": self.max_waiting}
+        for name, value in held.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, it is {value}")
+        if self.tokens < self.sequences:
             raise ValueError(
-                f"max_batch_tokens must be at least max_batch ({self.max_batch}), for every running "
-                f"sequence takes one token of the budget; it is {self.max_batch_tokens}"
+                f"max_batch_tokens must be at least max_batch ({self.sequences}), for every running "
+                f"sequence takes one token of the budget; it is {self.tokens}"
             )
+
+    @property
+    def sequences(self) -> int:
+        """Most sequences in a step."""
+        return self._defaults.max_batch if self.max_batch is None else self.max_batch
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens in a step."""
+        return self._defaults.max_batch_tokens if self.max_batch_tokens is None else self.max_batch_tokens
+
+    @property
+    def _defaults(self) -> StepDefaults:
+        return BY_DEFAULT if cuda_index(self.device) is None else ON_CUDA
