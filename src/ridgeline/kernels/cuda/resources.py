@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 "Technical Specifications per Compute Capability")."""
 
 REGISTERS = 255
-"""Most registers that a thread may have, on all of them."""
+"""Most registers that a thread may have."""
+
+_COMPILATIONS_AT_ONCE = 2
+"""Triton lets go of Python's lock while it compiles."""
 
 TRITON_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 """Names of element types in signatures; `"*" + name` is a pointer to them."""
@@ -208,19 +212,21 @@ def check(
 
     A kernel that does not compile is a violation too.
     """
-    rows, violations = [], []
-    for variant, capability in itertools.product(variants, capabilities):
-        if capability not in variant.capabilities:
-            continue
-        try:
-            resources = compile_variant(variant, capability)
-        except Exception as error:  # whatever Triton's compiler or ptxas raises
-            violations.append(f"{variant.name}, sm_{capability}: {type(error).__name__}: {error}")
-            resources = None
-        row = Row(variant.name, variant.num_warps, variant.num_stages, capability, resources)
-        rows.append(row)
-        violations += violations_of(row)
-    return rows, violations
+    wanted = [(v, c) for v in variants for c in capabilities if c in v.capabilities]
+    with ThreadPoolExecutor(_COMPILATIONS_AT_ONCE) as pool:
+        results = list(pool.map(lambda each: _checked(*each), wanted))
+    return [row for row, _ in results], [text for _, found in results for text in found]
+
+
+def _checked(variant: Variant, capability: int) -> tuple[Row, list[str]]:
+    try:
+        resources = compile_variant(variant, capability)
+        found = []
+    except Exception as error:  # whatever Triton's compiler or ptxas raises
+        resources = None
+        found = [f"{variant.name}, sm_{capability}: {type(error).__name__}: {error}"]
+    row = Row(variant.name, variant.num_warps, variant.num_stages, capability, resources)
+    return row, found + violations_of(row)
 
 
 def all_variants() -> Iterator[Variant]:
