@@ -21,6 +21,10 @@ ROW_PIVOTS = tl.constexpr(3)
 """Per pass over a row: more would take longer to compare than the row takes to load."""
 
 
+STAGES = tl.constexpr(4)
+"""Blocks of a row in flight: three are on their way while one is worked on."""
+
+
 @triton.jit
 def weigh(gaps, scale):
     """exp(-gap / temperature), with scale = log2(e) / temperature; 0 for an infinite gap."""
@@ -78,7 +82,7 @@ def smallest_of_row(line, vocab, peak, scale, wanted, high, COUNT: tl.constexpr,
         to_first = tl.zeros([BLOCK], tl.float32)
         to_second = tl.zeros([BLOCK], tl.float32)
         to_third = tl.zeros([BLOCK], tl.float32)
-        for start in tl.range(0, vocab, BLOCK):
+        for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
             gaps = load_gaps(line, start, vocab, peak, BLOCK)
             bits = gaps.to(tl.int32, bitcast=True)
             weights = tl.full([BLOCK], 1.0, tl.float32) if COUNT else weigh(gaps, scale)
@@ -99,7 +103,7 @@ def smallest_of_row(line, vocab, peak, scale, wanted, high, COUNT: tl.constexpr,
 def mass_of_row(line, vocab, peak, scale, limit, BLOCK: tl.constexpr):
     """Sum of the weights of a row's tokens whose gap is not above the limit."""
     masses = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, vocab, BLOCK):
+    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         gaps = load_gaps(line, start, vocab, peak, BLOCK)
         masses += tl.where(gaps <= limit, weigh(gaps, scale), 0.0)
     return tl.sum(masses, 0)
@@ -151,23 +155,19 @@ def limit_of_held(
 
 
 @triton.jit
-def compact(
-    line, vocab, peak, scale, limit, bound, held_gaps, held_ids, HELD: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Store gaps and ids of the first HELD tokens with gaps up to `bound`, in order.
+def compact(line, vocab, peak, scale, limit, bound, held_ids, HELD: tl.constexpr, BLOCK: tl.constexpr):
+    """Store the ids of the first HELD tokens with gaps up to `bound`, in order.
 
     Returns how many there are, those not stored among them, and the mass of the row up to `limit`.
     """
     count = 0
     masses = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, vocab, BLOCK):
+    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         gaps = load_gaps(line, start, vocab, peak, BLOCK)
         masses += tl.where(gaps <= limit, weigh(gaps, scale), 0.0)
         chosen = gaps <= bound
         places = count + tl.cumsum(chosen.to(tl.int32), 0) - 1
-        fits = chosen & (places < HELD)
-        tl.store(held_gaps + places, gaps, mask=fits)
-        tl.store(held_ids + places, start + tl.arange(0, BLOCK), mask=fits)
+        tl.store(held_ids + places, start + tl.arange(0, BLOCK), mask=chosen & (places < HELD))
         count += tl.sum(chosen.to(tl.int32), 0)
     return count, tl.sum(masses, 0)
 
@@ -192,7 +192,7 @@ def pick_of_row(line, vocab, peak, scale, limit, uniform, BLOCK: tl.constexpr, B
     """The token that the uniform number falls on among those up to the limit, in order of ids."""
     numbers = tl.arange(0, BLOCKS)
     masses = tl.zeros([BLOCKS], tl.float32)
-    for start in tl.range(0, vocab, BLOCK):
+    for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         gaps = load_gaps(line, start, vocab, peak, BLOCK)
         mass = tl.sum(tl.where(gaps <= limit, weigh(gaps, scale), 0.0), 0)
         masses = tl.where(numbers == start // BLOCK, mass, masses)

@@ -6,7 +6,7 @@ a row's token depends on its logits and its settings, on nothing else in the bat
 One program draws one row. It goes over the row once for the largest logit, which is all that a
 greedy row needs, and keeps the largest of each lane. A row with temperature alone is gone over a
 second time, for the weight of each block, then once over the block that the number falls into. For
-top_k and top_p the lanes' maxima give a bound that some `HELD // 2` tokens reach; the second pass
+top_k and top_p the lanes' maxima give a bound that a thousand or so tokens reach; the second pass
 gathers those, and floor and token are found among them in registers. Only if the kept set reaches
 beyond them (a flat distribution, a large top_k, thousands of ties) is the floor looked for by further
 passes over the row.
@@ -29,8 +29,8 @@ GREEDY_BELOW = tl.constexpr(1e-5)
 HELD = 2048
 """Most tokens of a row among which top_k and top_p are looked for without going over the row again."""
 
-_BLOCK, _WARPS = 8192, 16
-_HELD_PIVOTS, _LANE_PIVOTS = 16, 4
+_BLOCK, _WARPS = 4096, 16
+_HELD_PIVOTS, _LANE_PIVOTS = 8, 4
 _RESOLVED = 256
 
 
@@ -43,8 +43,8 @@ class DrawSettings:
         top_k: int32; 0 or at least the vocabulary: off.
         top_p: float32; at least 1: off.
         min_p: float32 in [0, 1]; 0: off.
-        uniform: float32 in [0, 1), from `float32_below_one`. A 1 would do no harm: it is taken for the
-            largest number below.
+        uniform: float32 in [0, 1). Whoever rounds it to float32 keeps it below 1; a 1 does no harm, it
+            falls on the last token that is kept.
         slot: int32, place in `drawn` that the token goes to; negative: nowhere.
     """
 
@@ -54,14 +54,6 @@ class DrawSettings:
     min_p: torch.Tensor
     uniform: torch.Tensor
     slot: torch.Tensor
-
-
-def float32_below_one(uniform: float) -> float:
-    """A number in [0, 1) rounded down to a multiple of 2**-24, which float32 holds exactly.
-
-    Rounding to the nearest float32 would make 1 of what is within 2**-25 of it.
-    """
-    return int(uniform * 2**24) * 2.0**-24
 
 
 def resolve_tokens(token_ids: torch.Tensor, slots: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
@@ -104,7 +96,6 @@ def draw(logits: torch.Tensor, settings: DrawSettings, drawn: torch.Tensor) -> t
             f"logits must be float32 with contiguous rows, not {logits.dtype} with strides {logits.stride()}"
         )
     tokens = torch.empty(rows, dtype=torch.int32, device=logits.device)
-    held_gaps = torch.empty(rows, HELD, dtype=torch.float32, device=logits.device)
     held_ids = torch.empty(rows, HELD, dtype=torch.int32, device=logits.device)
     if rows:
         _draw_kernel[(rows,)](
@@ -119,7 +110,6 @@ def draw(logits: torch.Tensor, settings: DrawSettings, drawn: torch.Tensor) -> t
             settings.slot,
             drawn,
             tokens,
-            held_gaps,
             held_ids,
             **_constants(vocab),
             num_warps=_WARPS,
@@ -129,11 +119,15 @@ def draw(logits: torch.Tensor, settings: DrawSettings, drawn: torch.Tensor) -> t
 
 def _constants(vocab: int) -> dict[str, int]:
     """Of the drawing kernel, for a vocabulary of this size."""
-    block = min(_BLOCK, max(triton.next_power_of_2(vocab), 256))
+    # Logits of a row that is not aligned are loaded one by one, which takes registers for as many addresses.
+    largest = _BLOCK if vocab % 16 == 0 else _BLOCK // 2
+    block = min(largest, max(triton.next_power_of_2(vocab), 256))
     return {
         "BLOCK": block,
         "BLOCKS": max(triton.next_power_of_2(triton.cdiv(vocab, block)), 2),
         "HELD_SIZE": HELD,
+        # A lane's largest stands for the lane: few lanes of many, lest others of theirs be too many.
+        "WANTED": min(HELD // 2, block // 4),
         "HELD_PIVOTS": _HELD_PIVOTS,
         "LANE_PIVOTS": _LANE_PIVOTS,
     }
@@ -146,7 +140,8 @@ def variants() -> Iterator[Variant]:
     signature = dict(zip(names, pointers, strict=True)) | {"tokens": "i32", "BLOCK": "constexpr"}
     yield Variant("resolve_tokens", _resolve_kernel, signature, {"BLOCK": _RESOLVED}, 4, 3, core=True)
     core = {shape.vocab for shape in MODEL_SHAPES if shape.core}
-    for vocab in sorted({shape.vocab for shape in MODEL_SHAPES}):
+    # GPT-2's is no multiple of 16, so that its rows are not aligned.
+    for vocab in sorted({shape.vocab for shape in MODEL_SHAPES} | {50_257}):
         yield _draw_variant(vocab, core=vocab in core)
     yield from penalties.variants()
 
@@ -156,7 +151,7 @@ def _draw_variant(vocab: int, core: bool) -> Variant:
     signature: dict[str, str] = {"logits": "*fp32", "stride": integer, "vocab": integer}
     signature |= {"temperature": "*fp32", "top_k": "*i32", "top_p": "*fp32", "min_p": "*fp32"}
     signature |= {"uniform": "*fp32", "slot": "*i32", "drawn": "*i32", "tokens": "*i32"}
-    signature |= {"held_gaps": "*fp32", "held_ids": "*i32"}
+    signature |= {"held_ids": "*i32"}
     constants: dict[str, Any] = _constants(vocab)
     signature |= dict.fromkeys(constants, "constexpr")
     return Variant(f"draw vocab={vocab}", _draw_kernel, signature, constants, _WARPS, 3, core=core)
@@ -178,7 +173,7 @@ def _lane_maxima(line, vocab, BLOCK: tl.constexpr):
     lanes = tl.arange(0, BLOCK)
     best = tl.full([BLOCK], -float("inf"), tl.float32)
     ids = lanes
-    for start in tl.range(0, vocab, BLOCK):
+    for start in tl.range(0, vocab, BLOCK, num_stages=floors.STAGES):
         logits = tl.load(line + start + lanes, mask=start + lanes < vocab, other=-float("inf"))
         logits = tl.where(logits == logits, logits, float("inf"))  # noqa: PLR0124, nan is unequal to itself
         ids = tl.where(logits > best, start + lanes, ids)
@@ -188,8 +183,8 @@ def _lane_maxima(line, vocab, BLOCK: tl.constexpr):
 
 @triton.jit
 def _draw_row(
-    line, vocab, best, peak, temperature, top_k, top_p, min_p, uniform, held_gaps, held_ids,
-    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, HELD_SIZE: tl.constexpr,
+    line, vocab, best, peak, temperature, top_k, top_p, min_p, uniform, held_ids,
+    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, HELD_SIZE: tl.constexpr, WANTED: tl.constexpr,
     HELD_PIVOTS: tl.constexpr, LANE_PIVOTS: tl.constexpr,
 ):  # fmt: skip
     scale = 1.4426950408889634 / temperature
@@ -204,20 +199,19 @@ def _draw_row(
             bound = floors.smallest(
                 lanes,
                 tl.full([BLOCK], 1.0, tl.float32),
-                HELD_SIZE // 2,
+                WANTED,
                 bound,
-                HELD_SIZE * 5 // 8,
+                WANTED * 5 // 4,
                 LANE_PIVOTS,
             )
         bound = bound.to(tl.float32, bitcast=True)
-        count, mass = floors.compact(
-            line, vocab, peak, scale, limit, bound, held_gaps, held_ids, HELD_SIZE, BLOCK
-        )
+        count, mass = floors.compact(line, vocab, peak, scale, limit, bound, held_ids, HELD_SIZE, BLOCK)
         certain = count <= HELD_SIZE
         if certain:
             tl.debug_barrier()  # what other threads of the program have stored is loaded next
             places = tl.arange(0, HELD_SIZE)
-            gaps = tl.load(held_gaps + places, mask=places < count, other=float("inf"))
+            ids = tl.load(held_ids + places, mask=places < count, other=0)
+            gaps = peak - tl.load(line + ids, mask=places < count, other=-float("inf"))
             weights = floors.weigh(gaps, scale)
             narrowed, certain = floors.limit_of_held(
                 gaps, weights, count, mass, bound, vocab, temperature, limit, top_k, top_p, HELD_PIVOTS
@@ -236,8 +230,8 @@ def _draw_row(
 @triton.jit
 def _draw_kernel(
     logits, stride, vocab, temperature, top_k, top_p, min_p, uniform, slot,
-    drawn, tokens, held_gaps, held_ids,
-    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, HELD_SIZE: tl.constexpr,
+    drawn, tokens, held_ids,
+    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, HELD_SIZE: tl.constexpr, WANTED: tl.constexpr,
     HELD_PIVOTS: tl.constexpr, LANE_PIVOTS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
@@ -252,8 +246,8 @@ def _draw_kernel(
         token = _draw_row(
             line, vocab, best, peak, heat,
             tl.load(top_k + row), tl.load(top_p + row), tl.load(min_p + row), tl.load(uniform + row),
-            held_gaps + held, held_ids + held,
-            BLOCK, BLOCKS, HELD_SIZE, HELD_PIVOTS, LANE_PIVOTS,
+            held_ids + held,
+            BLOCK, BLOCKS, HELD_SIZE, WANTED, HELD_PIVOTS, LANE_PIVOTS,
         )  # fmt: skip
     tl.store(tokens + row, tl.where(finite, token, -1))
     place = tl.load(slot + row)
