@@ -203,6 +203,7 @@ def _cuda(files: ModelFiles, options: EngineOptions, context: int, index: int) -
             "%s is not in the catalogue of hardware: its peaks are computed from its properties",
             cuda.hardware.name,
         )
+    cuda.warm_up()
     return cuda, CostModel(files.config.shape(), cuda.hardware, cuda.dtype)
 
 

@@ -1,0 +1,241 @@
+"""The CUDA executor's logic: steps in flight, graphs, limits. Its answers: `test_executors.py`.
+
+The device is one of host memory that does everything as late as it may; the kernels are plain ones,
+but for the last test, which runs the real ones in Triton's interpreter.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lazy_device import GARBAGE, LazyDevice
+from plain_launchers import plain_launchers
+from small_models import make_model, reference_greedy
+from step_driver import GREEDY, StepDriver
+
+from ridgeline.engine.core.limits import Limits
+from ridgeline.engine.core.plan import DeviceLostError, Executor, StepPlan
+from ridgeline.engine.core.scheduler import Scheduler
+from ridgeline.engine.core.sequence import SequenceSpec
+from ridgeline.engine.executors.cuda.arrays import Staging, StepArrays, pack, packed_length, unpack
+from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
+from ridgeline.engine.executors.cuda.prepare import padded_batch
+from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+from ridgeline.models.errors import ModelError
+from ridgeline.models.files import ModelFiles
+from ridgeline.protocol import Sampling
+
+DRAWN = Sampling(temperature=0.9, top_k=40, top_p=0.95, seed=11)
+
+
+@pytest.fixture(autouse=True)
+def plain(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("real_kernels"):
+        yield
+    else:
+        with plain_launchers():
+            yield
+
+
+@pytest.fixture(scope="module")
+def files() -> ModelFiles:
+    return make_model("llama")[1]
+
+
+def make_executor(files: ModelFiles, device: LazyDevice, **changes: Any) -> TorchCudaExecutor:
+    settings: dict[str, Any] = {
+        "dtype": "float32",
+        "kv_memory_bytes": 2**20,
+        "max_batch": 8,
+        "max_batch_tokens": 256,
+        "max_context_tokens": None,
+    }
+    return TorchCudaExecutor(files, **{**settings, **changes}, device=device)
+
+
+def run(executor: Executor, specs: list[SequenceSpec], *, budget: int = 64) -> dict[str, list[int]]:
+    """Answers of sequences that arrive one per step, with as many steps in flight as there may be."""
+    scheduler = Scheduler(executor.geometry, Limits(max_batch_tokens=budget, watermark=0.0))
+    answers: dict[str, list[int]] = {spec.id: [] for spec in specs}
+    waiting, in_flight, now = list(specs), [], 0.0
+    while waiting or scheduler.has_work:
+        if waiting:
+            scheduler.submit(waiting.pop(0), now)
+        plan = scheduler.schedule(now)
+        if plan is not None:
+            in_flight.append(executor.launch(plan))
+        if in_flight and (plan is None or len(in_flight) > executor.depth):
+            handle = in_flight.pop(0)
+            for output in scheduler.commit(handle.plan, executor.collect(handle), now):
+                assert output.refusal is None
+                answers[output.sequence_id] += output.token_ids
+        scheduler.check()
+        now += 1.0
+    return answers
+
+
+def specs(sampling: Sampling, count: int = 12) -> list[SequenceSpec]:
+    rng = np.random.default_rng(4)
+    lengths = rng.integers(1, 90, count)
+    return [
+        SequenceSpec(f"s{i}", tuple(rng.integers(0, 300, n).tolist()), replace(sampling, seed=i), 9 + i)
+        for i, n in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [GREEDY, DRAWN, replace(DRAWN, repetition_penalty=1.3, frequency_penalty=0.4, logprobs=2)],
+    ids=["greedy", "drawn", "penalised"],
+)
+def test_steps_in_flight_give_the_answers_of_steps_one_by_one(files: ModelFiles, sampling: Sampling) -> None:
+    """Tokens handed over on the device, blocks and slots that change hands, preemptions."""
+    device = LazyDevice()
+    executor = make_executor(files, device, kv_memory_bytes=40 * 2 * 3 * 2 * 8 * 4 * 16)
+    assert executor.geometry.blocks == 40 and executor.depth == 1
+    cpu = TorchCpuExecutor(
+        files, dtype="float32", kv_memory_bytes=2**20, max_batch=8, max_context_tokens=None, threads=1
+    )
+    assert run(executor, specs(sampling)) == run(cpu, specs(sampling))
+    assert device.replays > 10
+
+
+def test_a_buffer_is_not_written_while_it_may_be_read(files: ModelFiles) -> None:
+    """The lazy device reads a step's integers only when it must; one buffer would be one too few."""
+    executor = make_executor(files, LazyDevice())
+    driver = StepDriver(executor)
+    slots = [driver.admit([1, 2, 3]), driver.admit([7] * 20)]
+    first = executor.launch(
+        StepPlan(
+            0, tuple(driver.row(s, n) for s, n in zip(slots, (3, 20), strict=True)), tuple(driver.admissions)
+        )
+    )
+    later = driver.admit([9, 8])
+    second = executor.launch(StepPlan(1, (driver.row(later, 2),), (driver.admissions[-1],)))
+    drawn = [executor.collect(handle).rows for handle in (first, second)]
+    wanted = []
+    for ids in ([1, 2, 3], [7] * 20, [9, 8]):
+        alone = StepDriver(make_executor(files, LazyDevice()))
+        wanted += alone.generate([alone.admit(ids)], 1)[0]
+    assert [row.token_id for rows in drawn for row in rows] == wanted
+
+
+def test_a_third_step_waits_for_the_first(files: ModelFiles) -> None:
+    executor = make_executor(files, LazyDevice())
+    driver = StepDriver(executor)
+    rows = [driver.row(driver.admit([1, 2]), 2) for _ in range(3)]
+    for step in range(2):
+        executor.launch(StepPlan(step, (rows[step],), (driver.admissions[step],)))
+    with pytest.raises(ValueError, match="third step"):
+        executor.launch(StepPlan(2, (rows[2],), (driver.admissions[2],)))
+
+
+def test_staging_takes_turns_and_grows() -> None:
+    staging = Staging(LazyDevice(), 8)
+    first, second = staging.take(8), staging.take(8)
+    assert first.data_ptr() != second.data_ptr() != staging.take(20).data_ptr()
+    assert staging.take(3).data_ptr() == second.data_ptr()
+    assert len(staging.take(20)) >= 20
+    assert (first == GARBAGE).all()
+
+
+def test_a_batch_size_is_recorded_when_it_comes_back(files: ModelFiles) -> None:
+    device = LazyDevice()
+    driver = StepDriver(make_executor(files, device))
+    slots = [driver.admit([i, i + 1]) for i in range(5)]
+    driver.step(dict.fromkeys(slots, 2))
+    assert (device.recordings, device.replays) == (0, 0)
+    driver.step(dict.fromkeys(slots, 1))
+    assert (device.recordings, driver.executor.recorded_batch_sizes) == (0, [])
+    driver.step(dict.fromkeys(slots, 1))
+    driver.step(dict.fromkeys(slots[:4], 1))
+    assert (device.recordings, device.replays, driver.executor.recorded_batch_sizes) == (1, 1, [8])
+    driver.step(dict.fromkeys(slots[:3], 1))
+    driver.step(dict.fromkeys(slots, 1))
+    assert (device.recordings, device.replays, driver.executor.recorded_batch_sizes) == (2, 3, [4, 8])
+    # A step with a row that needs more than the drawing kernel has a graph of its own.
+    driver.step({driver.admit([5], replace(GREEDY, logprobs=1)): 1} | dict.fromkeys(slots, 1))
+    assert device.recordings == 2
+
+
+def test_padded_batches_waste_little_and_are_few() -> None:
+    sizes = [padded_batch(n) for n in range(1, 513)]
+    assert sizes[:17] == [1, 2, 4, 4, 8, 8, 8, 8, 16, 16, 16, 16, 16, 16, 16, 16, 24]
+    assert all(padded >= n and padded_batch(padded) == padded for n, padded in enumerate(sizes, 1))
+    assert all(padded <= 1.25 * n for n, padded in enumerate(sizes, 1) if n > 32)
+    assert len(set(sizes)) < 28
+
+
+def test_packed_arrays_come_out_as_they_went_in() -> None:
+    rng = np.random.default_rng(0)
+    ints, floats = rng.integers(-5, 10**6, 7).astype(np.int32), rng.random(7).astype(np.float32)
+    parts: list[Any] = [ints[:n] for n in (3, 1, 0, 7, 5)] + [floats, ints, floats, floats[:2], floats]
+    parts += [ints[:4], ints[:1], ints[:0], ints]
+    sizes = tuple(map(len, parts))
+    buffer = torch.full((packed_length(sizes),), GARBAGE, dtype=torch.int32)
+    pack(parts, buffer.numpy())
+    arrays = unpack(StepArrays, buffer, sizes)
+    for field, part in zip(StepArrays.__dataclass_fields__, parts, strict=True):
+        assert np.array_equal(getattr(arrays, field).numpy(), part)
+        assert getattr(arrays, field).storage_offset() % 4 == 0
+
+
+def test_a_lost_device_ends_the_engine_and_not_one_step(files: ModelFiles) -> None:
+    device = LazyDevice()
+    driver = StepDriver(make_executor(files, device))
+    driver.admit([1, 2])
+    device.fails = torch.AcceleratorError("an illegal memory access was encountered")
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        driver.step({0: 2})
+
+
+def test_warming_up_computes_the_largest_step_and_leaves_no_trace(files: ModelFiles) -> None:
+    device = LazyDevice()
+    executor = make_executor(files, device)
+    executor.warm_up()
+    assert (device.recordings, executor.recorded_batch_sizes) == (1, [1])
+    assert run(executor, specs(GREEDY, 3)) == run(make_executor(files, LazyDevice()), specs(GREEDY, 3))
+    device.fails = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(ModelError, match="a step of 256 tokens does not fit .* lower --max-batch-tokens"):
+        executor.warm_up()
+
+
+def test_steps_of_another_model_keep_their_memory(files: ModelFiles) -> None:
+    device = LazyDevice(free=1 << 24, total_bytes=1 << 24)
+    first = make_executor(files, device, kv_memory_bytes=None)
+    second = make_executor(files, device, kv_memory_bytes=None)
+    assert second.geometry.blocks < first.geometry.blocks
+    first.close()
+    assert make_executor(files, device, kv_memory_bytes=1 << 20).geometry.blocks > 0
+
+
+def test_what_a_gpu_must_have(files: ModelFiles) -> None:
+    with pytest.raises(ModelError, match="int8 is not supported on CUDA; choose auto"):
+        make_executor(files, LazyDevice(), dtype="int8")
+    with pytest.raises(ModelError, match=r"llama needs .* of GPU memory"):
+        make_executor(files, LazyDevice(free=10**6, total_bytes=10**6))
+
+
+def test_memory_goes_to_blocks_and_is_given_back(files: ModelFiles) -> None:
+    device = LazyDevice(free=1 << 24, total_bytes=1 << 24)
+    executor = make_executor(files, device, kv_memory_bytes=None, dtype="auto")
+    assert executor.dtype == "bfloat16" and "bfloat16-lazy" in executor.fingerprint
+    assert 0.5 < executor.geometry.blocks * executor.geometry.block_bytes / (1 << 24) < 0.95
+    executor.close()
+    assert device.closed
+
+
+@pytest.mark.real_kernels
+def test_the_kernels_together_answer_as_transformers_does() -> None:
+    """Prefill, a mixed step, decode eager and replayed, in Triton's interpreter."""
+    reference, files = make_model("qwen3", seed=1)
+    driver = StepDriver(make_executor(files, LazyDevice(processors=2)))
+    prompts = [[(i * 7 + 3) % 320 for i in range(n)] for n in (35, 3)]
+    first = driver.admit(prompts[0])
+    driver.step({first: 35})
+    second = driver.admit(prompts[1])
+    driver.step({first: 1, second: 3})
+    assert driver.generate([first, second], 5) == [reference_greedy(reference, p, 5)[0] for p in prompts]
