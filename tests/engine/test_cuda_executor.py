@@ -4,6 +4,7 @@ The device is one of host memory that does everything as late as it may; the ker
 but for the last test, which runs the real ones in Triton's interpreter.
 """
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from ridgeline.engine.core.limits import Limits
 from ridgeline.engine.core.plan import DeviceLostError, Executor, StepPlan
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.core.sequence import SequenceSpec
+from ridgeline.engine.executors.cuda import executor as executor_module
 from ridgeline.engine.executors.cuda.arrays import Staging, StepArrays, pack, packed_length, unpack
 from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
 from ridgeline.engine.executors.cuda.prepare import padded_batch
@@ -32,7 +34,8 @@ DRAWN = Sampling(temperature=0.9, top_k=40, top_p=0.95, seed=11)
 
 
 @pytest.fixture(autouse=True)
-def plain(request: pytest.FixtureRequest) -> Iterator[None]:
+def plain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(executor_module, "_live", weakref.WeakSet())
     if request.node.get_closest_marker("real_kernels"):
         yield
     else:
@@ -199,7 +202,7 @@ def test_warming_up_computes_the_largest_step_and_leaves_no_trace(files: ModelFi
     assert (device.recordings, executor.recorded_batch_sizes) == (1, [1])
     assert run(executor, specs(GREEDY, 3)) == run(make_executor(files, LazyDevice()), specs(GREEDY, 3))
     device.fails = torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(ModelError, match="a step of 256 tokens does not fit .* lower --max-batch-tokens"):
+    with pytest.raises(ModelError, match=r"a step of 256 tokens does not fit .* lower --max-batch-tokens"):
         executor.warm_up()
 
 
