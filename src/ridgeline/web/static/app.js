@@ -1,7 +1,9 @@
 // The page as a whole.
 import { html, render, useEffect, useState } from './lib.js';
-import { showToast, start, stop } from './actions.js';
+import { stop } from './answers.js';
 import { Composer } from './composer.js';
+import { start } from './conversations.js';
+import { showToast } from './errors.js';
 import { Close, Menu } from './icons.js';
 import { Login, Unreachable } from './login.js';
 import { Sidebar } from './sidebar.js';

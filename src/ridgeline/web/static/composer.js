@@ -1,6 +1,8 @@
 // Where one writes. What is typed stays until the server has taken it.
 import { html, useEffect, useLayoutEffect, useRef } from './lib.js';
-import { cancelRetry, saveDraft, send, stop } from './actions.js';
+import { send, stop } from './answers.js';
+import { saveDraft } from './drafts.js';
+import { cancelRetry } from './errors.js';
 import { Send, Stop } from './icons.js';
 import { ErrorCard } from './message.js';
 import { answering, draft, drawer, model, notice, sending, session, thread } from './state.js';

@@ -1,6 +1,6 @@
 // What is shown before there is anything to talk to.
 import { html, useState } from './lib.js';
-import { login } from './actions.js';
+import { login } from './conversations.js';
 import { Logo } from './icons.js';
 import { loginFailed } from './state.js';
 import { text, title } from './text.js';

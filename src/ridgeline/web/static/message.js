@@ -1,6 +1,6 @@
 // One message: what was asked as plain text, what was answered as Markdown.
 import { Component, html, useEffect, useState } from './lib.js';
-import { goOn } from './actions.js';
+import { goOn } from './answers.js';
 import { CopyButton } from './clipboard.js';
 import { Alert, Clock } from './icons.js';
 import { answering } from './state.js';

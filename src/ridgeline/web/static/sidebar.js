@@ -1,6 +1,6 @@
 // The list of conversations; a drawer where the window is narrow.
 import { html, useEffect, useRef } from './lib.js';
-import { newChat, olderConversations, open, remove } from './actions.js';
+import { newChat, olderConversations, open, remove } from './conversations.js';
 import { Close, Logo, Plus, Trash } from './icons.js';
 import { conversations, drawer, live, moreConversations, thread } from './state.js';
 import { text, title } from './text.js';

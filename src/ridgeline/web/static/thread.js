@@ -1,6 +1,7 @@
 // The messages of the open conversation, or an invitation to begin one.
 import { html, useLayoutEffect, useRef } from './lib.js';
-import { newChat, send } from './actions.js';
+import { send } from './answers.js';
+import { newChat } from './conversations.js';
 import { Down, Logo } from './icons.js';
 import { Answer, Question } from './message.js';
 import { StickyScroll } from './scroll.js';

@@ -1,0 +1,26 @@
+// Which conversation is on the page.
+import { loadDraft } from './drafts.js';
+import { batch } from './lib.js';
+import * as state from './state.js';
+import { title } from './text.js';
+
+export function showNew() {
+  batch(() => {
+    state.thread.value = null;
+    state.missing.value = false;
+    state.notice.value = null;
+    state.draft.value = loadDraft();
+  });
+  document.title = title;
+}
+
+export function present(thread) {
+  batch(() => {
+    state.thread.value = thread;
+    state.missing.value = false;
+    state.notice.value = null;
+    state.pickedModel.value = null;
+    state.draft.value = loadDraft();
+  });
+  document.title = `${thread.title} · ${title}`;
+}
