@@ -5,7 +5,8 @@ import { MarkdownDocument } from './document.js';
 export const phase = signal('loading'); // loading | login | unreachable | ready
 export const loginFailed = signal(false);
 export const session = signal(null);
-export const conversations = signal([]);
+export const pinned = signal([]);
+export const conversations = signal([]); // those that are not pinned, newest first
 export const moreConversations = signal(false);
 export const thread = signal(null); // the open conversation, null for a new one
 export const missing = signal(false); // the address names a conversation that is not there
@@ -16,6 +17,12 @@ export const drawer = signal(false);
 export const sending = signal(false);
 export const draft = signal('');
 export const pickedModel = signal(null);
+export const temporary = signal(false); // whether the chat to begin will leave no trace
+export const sought = signal(null); // id of the message that a search has led to
+
+// null stands for the default of the site.
+export const NO_SETTINGS = Object.freeze({ system_prompt: '', temperature: null, top_p: null, max_tokens: null });
+export const newSettings = signal(NO_SETTINGS); // of the chat to begin, sent with its first message
 
 export class Message {
   constructor(data) {
@@ -48,9 +55,13 @@ export class Message {
 export class Thread {
   constructor(conversation, messages) {
     this.id = conversation.id;
-    this.title = conversation.title;
+    this.conversation = signal(conversation);
     this.model = signal(conversation.model);
     this.messages = signal(messages.map((data) => new Message(data)));
+  }
+
+  get title() {
+    return this.conversation.value.title;
   }
 
   get last() {
