@@ -126,7 +126,7 @@ def _penalise_kernel(
         tl.store(line + ids, tl.where(finite, value, given), mask=seen)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def _count_kernel(counts, slots, tokens, vocab, size, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     slot = tl.load(slots + at, mask=at < size, other=-1)

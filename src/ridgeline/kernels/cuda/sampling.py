@@ -4,12 +4,11 @@ Temperature, min_p, top_k, top_p, then inverse CDF in the order of token ids fro
 a row's token depends on its logits and its settings, on nothing else in the batch.
 
 One program draws one row. It goes over the row once for the largest logit, which is all that a
-greedy row needs, and keeps the largest of each lane. A row with temperature alone is gone over a
-second time, for the weight of each block, then once over the block that the number falls into. For
-top_k and top_p the lanes' maxima give a bound that a thousand or so tokens reach; the second pass
-gathers those, and floor and token are found among them in registers. Only if the kept set reaches
-beyond them (a flat distribution, a large top_k, thousands of ties) is the floor looked for by further
-passes over the row.
+greedy row needs, and once for the weight of each block, of which it then draws one, and of that block
+a token. For top_k and top_p the first pass keeps the largest few logits of each lane, among which the
+floor is looked for in registers; top_p alone needs one more pass, for the mass of the row. Only if the
+kept set may reach beyond them (a flat distribution, a large top_k, many ties) is the floor looked for
+by passes over the row. What these look for, and how, is in `floors.py`.
 """
 
 from collections.abc import Iterator
@@ -26,11 +25,7 @@ from ridgeline.kernels.cuda.resources import MODEL_SHAPES, Variant
 GREEDY_BELOW = tl.constexpr(1e-5)
 """Temperatures under this are greedy: `ridgeline.models.sampling.GREEDY_BELOW`."""
 
-HELD = 2048
-"""Most tokens of a row among which top_k and top_p are looked for without going over the row again."""
-
 _BLOCK, _WARPS = 4096, 16
-_HELD_PIVOTS, _LANE_PIVOTS = 8, 4
 _RESOLVED = 256
 
 
@@ -96,7 +91,6 @@ def draw(logits: torch.Tensor, settings: DrawSettings, drawn: torch.Tensor) -> t
             f"logits must be float32 with contiguous rows, not {logits.dtype} with strides {logits.stride()}"
         )
     tokens = torch.empty(rows, dtype=torch.int32, device=logits.device)
-    held_ids = torch.empty(rows, HELD, dtype=torch.int32, device=logits.device)
     if rows:
         _draw_kernel[(rows,)](
             logits,
@@ -110,7 +104,6 @@ def draw(logits: torch.Tensor, settings: DrawSettings, drawn: torch.Tensor) -> t
             settings.slot,
             drawn,
             tokens,
-            held_ids,
             **_constants(vocab),
             num_warps=_WARPS,
         )
@@ -122,15 +115,7 @@ def _constants(vocab: int) -> dict[str, int]:
     # Logits of a row that is not aligned are loaded one by one, which takes registers for as many addresses.
     largest = _BLOCK if vocab % 16 == 0 else _BLOCK // 2
     block = min(largest, max(triton.next_power_of_2(vocab), 256))
-    return {
-        "BLOCK": block,
-        "BLOCKS": max(triton.next_power_of_2(triton.cdiv(vocab, block)), 2),
-        "HELD_SIZE": HELD,
-        # A lane's largest stands for the lane: few lanes of many, lest others of theirs be too many.
-        "WANTED": min(HELD // 2, block // 4),
-        "HELD_PIVOTS": _HELD_PIVOTS,
-        "LANE_PIVOTS": _LANE_PIVOTS,
-    }
+    return {"BLOCK": block, "BLOCKS": max(triton.next_power_of_2(triton.cdiv(vocab, block)), 2)}
 
 
 def variants() -> Iterator[Variant]:
@@ -151,13 +136,13 @@ def _draw_variant(vocab: int, core: bool) -> Variant:
     signature: dict[str, str] = {"logits": "*fp32", "stride": integer, "vocab": integer}
     signature |= {"temperature": "*fp32", "top_k": "*i32", "top_p": "*fp32", "min_p": "*fp32"}
     signature |= {"uniform": "*fp32", "slot": "*i32", "drawn": "*i32", "tokens": "*i32"}
-    signature |= {"held_ids": "*i32"}
     constants: dict[str, Any] = _constants(vocab)
     signature |= dict.fromkeys(constants, "constexpr")
     return Variant(f"draw vocab={vocab}", _draw_kernel, signature, constants, _WARPS, 3, core=core)
 
 
-@triton.jit
+# A step of one token, or of a multiple of 16, is no reason to compile another kernel.
+@triton.jit(do_not_specialize=["tokens"])
 def _resolve_kernel(token_ids, slots, drawn, resolved, tokens, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < tokens
@@ -168,87 +153,74 @@ def _resolve_kernel(token_ids, slots, drawn, resolved, tokens, BLOCK: tl.constex
 
 
 @triton.jit
-def _lane_maxima(line, vocab, BLOCK: tl.constexpr):
-    """The largest logit of each lane and the first id that has it; nan counts as infinite."""
-    lanes = tl.arange(0, BLOCK)
-    best = tl.full([BLOCK], -float("inf"), tl.float32)
-    ids = lanes
-    for start in tl.range(0, vocab, BLOCK, num_stages=floors.STAGES):
-        logits = tl.load(line + start + lanes, mask=start + lanes < vocab, other=-float("inf"))
-        logits = tl.where(logits == logits, logits, float("inf"))  # noqa: PLR0124, nan is unequal to itself
-        ids = tl.where(logits > best, start + lanes, ids)
-        best = tl.maximum(best, logits)
-    return best, ids
+def _load(line, start, vocab, BLOCK: tl.constexpr):
+    """Logits start .. start + BLOCK of a row; nan as infinity, which no maximum passes over."""
+    ids = start + tl.arange(0, BLOCK)
+    logits = tl.load(line + ids, mask=ids < vocab, other=-float("inf"))
+    return tl.where(logits == logits, logits, float("inf"))  # noqa: PLR0124, nan is unequal to itself
 
 
 @triton.jit
-def _draw_row(
-    line, vocab, best, peak, temperature, top_k, top_p, min_p, uniform, held_ids,
-    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, HELD_SIZE: tl.constexpr, WANTED: tl.constexpr,
-    HELD_PIVOTS: tl.constexpr, LANE_PIVOTS: tl.constexpr,
-):  # fmt: skip
-    scale = 1.4426950408889634 / temperature
-    limit = tl.full([], 3.4028234663852886e38, tl.float32)
-    if min_p > 0:
-        limit = floors.widest(tl.maximum(-tl.log(min_p), 0.0), temperature)
-    token = -1
-    if ((top_k > 0) & (top_k < vocab)) | (top_p < 1.0):
-        bound = tl.full([], floors.LARGEST_BITS, tl.int32)
-        if vocab > HELD_SIZE:
-            lanes = (peak - best).to(tl.int32, bitcast=True)
-            bound = floors.smallest(
-                lanes,
-                tl.full([BLOCK], 1.0, tl.float32),
-                WANTED,
-                bound,
-                WANTED * 5 // 4,
-                LANE_PIVOTS,
-            )
-        bound = bound.to(tl.float32, bitcast=True)
-        count, mass = floors.compact(line, vocab, peak, scale, limit, bound, held_ids, HELD_SIZE, BLOCK)
-        certain = count <= HELD_SIZE
-        if certain:
-            tl.debug_barrier()  # what other threads of the program have stored is loaded next
-            places = tl.arange(0, HELD_SIZE)
-            ids = tl.load(held_ids + places, mask=places < count, other=0)
-            gaps = peak - tl.load(line + ids, mask=places < count, other=-float("inf"))
-            weights = floors.weigh(gaps, scale)
-            narrowed, certain = floors.limit_of_held(
-                gaps, weights, count, mass, bound, vocab, temperature, limit, top_k, top_p, HELD_PIVOTS
-            )
-            if certain:
-                kept = tl.where(gaps <= narrowed, weights, 0.0)
-                place, _ = floors.pick(kept, uniform * tl.sum(kept, 0), HELD_SIZE)
-                token = tl.load(held_ids + place)
-        if not certain:
-            limit = floors.limit_of_row(line, vocab, peak, temperature, scale, limit, top_k, top_p, BLOCK)
-    if token < 0:
-        token = floors.pick_of_row(line, vocab, peak, scale, limit, uniform, BLOCK, BLOCKS)
-    return token
+def _largest(line, vocab, BLOCK: tl.constexpr):
+    """The largest logit of a row and the first id that has it."""
+    best = tl.full([BLOCK], -float("inf"), tl.float32)
+    ids = tl.arange(0, BLOCK)
+    for start in tl.range(0, vocab, BLOCK, num_stages=floors.STAGES):
+        logits = _load(line, start, vocab, BLOCK)
+        ids = tl.where(logits > best, start + tl.arange(0, BLOCK), ids)
+        best = tl.maximum(best, logits)
+    peak = tl.max(best, 0)
+    return peak, tl.min(tl.where(best == peak, ids, vocab), 0)
+
+
+@triton.jit
+def _largest_of_lanes(line, vocab, BLOCK: tl.constexpr):
+    """The four largest logits of each lane, in descending order."""
+    first = tl.full([BLOCK], -float("inf"), tl.float32)
+    second, third, fourth = first, first, first
+    for start in tl.range(0, vocab, BLOCK, num_stages=floors.STAGES):
+        logits = _load(line, start, vocab, BLOCK)
+        lower = tl.minimum(first, logits)
+        first = tl.maximum(first, logits)
+        lowest = tl.minimum(second, lower)
+        second = tl.maximum(second, lower)
+        fourth = tl.maximum(fourth, tl.minimum(third, lowest))
+        third = tl.maximum(third, lowest)
+    return first, second, third, fourth
 
 
 @triton.jit
 def _draw_kernel(
-    logits, stride, vocab, temperature, top_k, top_p, min_p, uniform, slot,
-    drawn, tokens, held_ids,
-    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, HELD_SIZE: tl.constexpr, WANTED: tl.constexpr,
-    HELD_PIVOTS: tl.constexpr, LANE_PIVOTS: tl.constexpr,
+    logits, stride, vocab, temperature, top_k, top_p, min_p, uniform, slot, drawn, tokens,
+    BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     line = logits + row.to(tl.int64) * stride
-    best, ids = _lane_maxima(line, vocab, BLOCK)
-    peak = tl.max(best, 0)
-    token = tl.min(tl.where(best == peak, ids, vocab), 0)
+    heat, k, p = tl.load(temperature + row), tl.load(top_k + row), tl.load(top_p + row)
+    least = tl.load(min_p + row)
+    warm = heat >= GREEDY_BELOW
+    scale = 1.4426950408889634 / tl.maximum(heat, GREEDY_BELOW)  # log2(e) / temperature
+    # Beyond it are tokens of no weight only: those whose logits are minus infinity.
+    limit = tl.full([], floors.LARGEST, tl.float32)
+    if warm & (least > 0):
+        limit = floors.widest(tl.maximum(-tl.log(least), 0.0), heat)
+    token = -1
+    if warm & (((k > 0) & (k < vocab)) | (p < 1.0)):
+        first, second, third, fourth = _largest_of_lanes(line, vocab, BLOCK)
+        peak = tl.max(first, 0)
+        if (peak > -float("inf")) & (peak < float("inf")):
+            found, certain = floors.limit_of_held(
+                first, second, third, fourth, line, vocab, peak, heat, scale, limit, k, p, BLOCK
+            )
+            if certain:
+                limit = found
+            else:
+                limit = floors.limit_of_row(line, vocab, peak, heat, scale, limit, k, p, BLOCK)
+    else:
+        peak, token = _largest(line, vocab, BLOCK)
     finite = (peak > -float("inf")) & (peak < float("inf"))
-    heat = tl.load(temperature + row)
-    if finite & (heat >= GREEDY_BELOW):
-        held = row.to(tl.int64) * HELD_SIZE
-        token = _draw_row(
-            line, vocab, best, peak, heat,
-            tl.load(top_k + row), tl.load(top_p + row), tl.load(min_p + row), tl.load(uniform + row),
-            held_ids + held,
-            BLOCK, BLOCKS, HELD_SIZE, WANTED, HELD_PIVOTS, LANE_PIVOTS,
-        )  # fmt: skip
+    if finite & warm:
+        token = floors.pick_of_row(line, vocab, peak, scale, limit, tl.load(uniform + row), BLOCK, BLOCKS)
     tl.store(tokens + row, tl.where(finite, token, -1))
     place = tl.load(slot + row)
     if place >= 0:
