@@ -22,9 +22,10 @@ export function setKey(value) {
 }
 
 export class ApiError extends Error {
-  constructor(code, message, { status = 0, retryAfterSeconds = null } = {}) {
+  constructor(code, message, { status = 0, param = null, retryAfterSeconds = null } = {}) {
     super(message);
     this.code = code;
+    this.param = param; // the field that is wrong
     this.status = status;
     this.retryAfterSeconds = retryAfterSeconds;
   }
@@ -56,17 +57,25 @@ async function errorOf(response) {
   const seconds = body?.estimated_wait_seconds ?? Number.parseFloat(response.headers.get('retry-after'));
   return new ApiError(body?.code ?? 'internal_error', body?.message ?? `The server answered ${response.status}.`, {
     status: response.status,
+    param: body?.param ?? null,
     retryAfterSeconds: Number.isFinite(seconds) ? seconds : null,
   });
 }
 
-export async function call(method, path, body) {
+// `body` is sent as JSON; a file is taken to hold JSON already.
+export async function call(method, path, body, signal) {
   const response = await request(path, {
     method,
     headers: headers(body === undefined ? {} : { 'content-type': 'application/json' }),
-    body: body === undefined ? undefined : JSON.stringify(body),
+    body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
+    signal,
   });
   return response.json();
+}
+
+export async function download(path) {
+  const response = await request(path, { headers: headers({}) });
+  return response.blob();
 }
 
 // Server-sent events by fetch: EventSource cannot send an Authorization header.
