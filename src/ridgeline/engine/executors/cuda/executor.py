@@ -186,12 +186,12 @@ class TorchCudaExecutor:
             raise ValueError("a third step is launched before the first was collected")
         grown = self._slots.apply(plan)
         for admission in plan.admissions:
-            self._settings.admit(admission.slot, admission.sampling)
+            self._settings.admit(admission.slot, self._slots[admission.slot])
         layout = self._slots.lay_out(plan.rows)
         step = self._preparer.prepare(plan.rows, layout, self._slots, grown)
         staged = self._stage(step)
         output = self._outputs.take(ResultSizes.of(step).integers)
-        counted = [a for a in plan.admissions if CudaSlot.of(a).penalised]
+        counted = [a for a in plan.admissions if self._slots[a.slot].penalised]
         try:
             started = self._device.mark()
             self._device.submit(partial(self._carry_out, step, counted, staged, output))

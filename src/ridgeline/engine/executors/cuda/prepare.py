@@ -20,17 +20,15 @@ _NONE = np.zeros(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where in a step's results those of a row of the plan are.
+class Scored:
+    """What of a row of the plan is to be scored.
 
     Attributes:
-        logits: which row of logits; None where the row draws nothing.
         top: alternatives wanted for the token drawn; None where it is not scored.
         prompt_scores: how many positions of its prompt are scored.
         prompt_top: with how many alternatives.
     """
 
-    logits: int | None
     top: int | None = None
     prompt_scores: int = 0
     prompt_top: int = 0
@@ -45,24 +43,26 @@ class Prepared:
         extras: what few have; scored rows and prompts are in the order of the plan.
         decode_tiles: the batch size that a step of single tokens is padded to; 0 for other steps.
         special: whether some row needs more than the drawing kernel, or the prompt is scored.
-        places: one per row of the plan.
+        logits: [rows of the plan], which row of logits each draws from; -1: it draws nothing.
+        scored: one per row of the plan; empty where nothing is.
     """
 
     arrays: StepArrays[HostArray]
     extras: ExtraArrays[HostArray]
     decode_tiles: int
     special: bool
-    places: tuple[Place, ...]
+    logits: npt.NDArray[np.int64]
+    scored: tuple[Scored, ...]
 
     @property
     def top(self) -> int:
         """Alternatives wanted by the scored row with the most."""
-        return max((place.top or 0 for place in self.places), default=0)
+        return max((row.top or 0 for row in self.scored), default=0)
 
     @property
     def prompt_top(self) -> int:
         """The same for prompts."""
-        return max((place.prompt_top for place in self.places), default=0)
+        return max((row.prompt_top for row in self.scored), default=0)
 
 
 def padded_batch(rows: int) -> int:
@@ -98,31 +98,35 @@ class Preparer:
     ) -> Prepared:
         """All of a step; `grown` is what its plan appended to the block tables."""
         is_decode = not layout.batch.chunks
-        places = _places(rows, layout, slots, self._vocab)
-        draws = [
-            DrawingRow(place.logits, row.slot, slots[row.slot], row.start + len(row.token_ids))
-            for place, row in zip(places, rows, strict=True)
-            if place.logits is not None
-        ]
-        special = any(row.state.is_special(row.position) for row in draws)
-        special |= any(place.prompt_scores for place in places)
+        table = _RowTable.of(rows, layout)
         tiles = padded_batch(len(rows)) if is_decode else 0
-        arrays = self._decode(layout, draws, tiles) if is_decode else self._mixed(rows, layout, draws)
+        logits = np.where(table.sample, table.first if is_decode else np.cumsum(table.sample) - 1, -1)
+        arrays = self._decode(layout, table, tiles) if is_decode else self._mixed(layout, table)
+        if not self._settings.may_be_special[table.slot].any():
+            return Prepared(arrays, self._extras(grown), tiles, False, logits, ())
+        draws = [
+            DrawingRow(index, row.slot, slots[row.slot], row.start + len(row.token_ids))
+            for index, row in zip(logits.tolist(), rows, strict=True)
+            if index >= 0
+        ]
+        scored = _scored(rows, slots, self._vocab)
+        special = any(row.state.is_special(row.position) for row in draws)
+        special |= any(row.prompt_scores for row in scored)
         given = [
             (row.slot, token)
             for row in rows
             for token in slots[row.slot].note(row)
             if slots[row.slot].penalised
         ]
-        scored = _prompt_tokens(rows, layout, slots, places)
-        extras = self._extras(grown, given, draws if special else [], *scored)
-        return Prepared(arrays, extras, tiles, special, places)
+        prompt = _prompt_tokens(rows, layout, slots, scored)
+        extras = self._extras(grown, given, draws if special else (), *prompt)
+        return Prepared(arrays, extras, tiles, special, logits, scored)
 
-    def _decode(self, layout: Layout, draws: Sequence[DrawingRow], tiles: int) -> StepArrays[HostArray]:
+    def _decode(self, layout: Layout, table: "_RowTable", tiles: int) -> StepArrays[HostArray]:
         """Single tokens only, padded: row i of the logits is token i."""
         batch = layout.batch
         draw_slots = np.full(tiles, -1, dtype=np.int32)
-        draw_slots[[row.row for row in draws]] = [row.slot for row in draws]
+        draw_slots[table.first[table.sample]] = table.slot[table.sample]
         units = self._attention.single_units(batch.contexts, batch.slots, tiles)
         return self._arrays(
             _pad(batch.token_ids, tiles, 0),
@@ -135,13 +139,9 @@ class Preparer:
             chunks=None,
         )
 
-    def _mixed(
-        self, rows: tuple[Row, ...], layout: Layout, draws: Sequence[DrawingRow]
-    ) -> StepArrays[HostArray]:
+    def _mixed(self, layout: Layout, table: "_RowTable") -> StepArrays[HostArray]:
         """Any step: rows of logits are those that draw, in the order of the plan."""
         batch, singles = layout.batch, len(layout.batch.contexts)
-        ends = (first + len(row.token_ids) for row, first in zip(rows, layout.first, strict=True))
-        last = [end - 1 for row, end in zip(rows, ends, strict=True) if row.sample]
         units = None
         if singles:
             units = self._attention.single_units(batch.contexts, batch.slots[:singles], singles)
@@ -149,9 +149,9 @@ class Preparer:
             batch.token_ids,
             batch.positions,
             batch.slots,
-            last=np.array(last, dtype=np.int32),
-            draw_slots=np.array([row.slot for row in draws], dtype=np.int32),
-            drawn_for=np.array([row.position for row in draws], dtype=np.int64),
+            last=(table.first + table.count - 1)[table.sample],
+            draw_slots=table.slot[table.sample],
+            drawn_for=(table.start + table.count)[table.sample],
             singles=units,
             chunks=self._attention.chunk_units(batch.chunks),
         )
@@ -191,10 +191,10 @@ class Preparer:
     def _extras(
         self,
         grown: Sequence[Extension],
-        given: Sequence[tuple[int, int]],
-        draws: Sequence[DrawingRow],
-        prompt_index: HostArray,
-        prompt_target: HostArray,
+        given: Sequence[tuple[int, int]] = (),
+        draws: Sequence[DrawingRow] = (),
+        prompt_index: HostArray = _NONE,
+        prompt_target: HostArray = _NONE,
     ) -> ExtraArrays[HostArray]:
         changes = adjustments(draws, self._vocab)
         return ExtraArrays[HostArray](
@@ -216,34 +216,51 @@ class Preparer:
         )
 
 
-def _places(rows: tuple[Row, ...], layout: Layout, slots: Slots[CudaSlot], vocab: int) -> tuple[Place, ...]:
-    """In a step of single tokens the rows of logits are the batch's, in others the plan's that draw."""
-    is_decode, drawn, places = not layout.batch.chunks, 0, []
-    for row, first in zip(rows, layout.first, strict=True):
+@dataclass(frozen=True, slots=True)
+class _RowTable:
+    """The rows of a plan, column by column; `first` is the place of a row's first token in the batch."""
+
+    slot: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    count: npt.NDArray[np.int64]
+    sample: npt.NDArray[np.bool_]
+    first: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: tuple[Row, ...], layout: Layout) -> "_RowTable":
+        return cls(
+            np.array([row.slot for row in rows], dtype=np.int64),
+            np.array([row.start for row in rows], dtype=np.int64),
+            np.array([len(row.token_ids) for row in rows], dtype=np.int64),
+            np.array([row.sample for row in rows], dtype=np.bool_),
+            np.array(layout.first, dtype=np.int64),
+        )
+
+
+def _scored(rows: tuple[Row, ...], slots: Slots[CudaSlot], vocab: int) -> tuple[Scored, ...]:
+    scored = []
+    for row in rows:
         state = slots[row.slot]
-        logits, top, count = None, None, 0
-        if row.sample:
-            logits = first if is_decode else drawn
-            drawn += 1
-            top = state.sampling.logprobs
+        top = state.sampling.logprobs if row.sample else None
+        count = 0
         if row.score_prompt:
             count = max(0, min(len(row.token_ids), state.prompt_tokens - 1 - row.start))
         prompt_top = (state.sampling.prompt_logprobs or 0) if count else 0
-        places.append(Place(logits, None if top is None else min(top, vocab), count, min(prompt_top, vocab)))
-    return tuple(places)
+        scored.append(Scored(None if top is None else min(top, vocab), count, min(prompt_top, vocab)))
+    return tuple(scored)
 
 
 def _prompt_tokens(
-    rows: tuple[Row, ...], layout: Layout, slots: Slots[CudaSlot], places: Sequence[Place]
+    rows: tuple[Row, ...], layout: Layout, slots: Slots[CudaSlot], scored: Sequence[Scored]
 ) -> tuple[HostArray, HostArray]:
     """Tokens of the batch whose successor in the prompt is to be scored, and that successor."""
     index: list[HostArray] = []
     target: list[HostArray] = []
-    for row, first, place in zip(rows, layout.first, places, strict=True):
-        if place.prompt_scores:
+    for row, first, wanted in zip(rows, layout.first, scored, strict=True):
+        if wanted.prompt_scores:
             following = row.start + 1
-            index.append(np.arange(first, first + place.prompt_scores))
-            target.append(np.array(slots[row.slot].token_ids[following : following + place.prompt_scores]))
+            index.append(np.arange(first, first + wanted.prompt_scores))
+            target.append(np.array(slots[row.slot].token_ids[following : following + wanted.prompt_scores]))
     return _join(index), _join(target)
 
 

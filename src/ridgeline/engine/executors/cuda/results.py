@@ -48,26 +48,33 @@ def read(step: Prepared, buffer: torch.Tensor) -> tuple[RowResult, ...]:
     """Results of the plan's rows, once the device has handed them over."""
     sizes = ResultSizes.of(step)
     packed = buffer[: sizes.integers].numpy()
-    tokens = packed[: sizes.rows].tolist()
+    drawn = packed[: sizes.rows][step.logits].tolist() if sizes.rows else [0] * len(step.logits)
+    drawing = (step.logits >= 0).tolist()
+    if not step.scored:
+        return tuple(map(_plain, drawing, drawn))
     scores = _Scores(packed, sizes.rows, sizes.scored, sizes.top, step.extras.scored)
     prompt = _Scores(packed, scores.end, sizes.prompt_scored, sizes.prompt_top, step.extras.prompt_index)
-    targets = step.extras.prompt_target.tolist()
+    targets, indices = step.extras.prompt_target.tolist(), step.logits.tolist()
     results, done = [], 0
-    for place in step.places:
-        end = done + place.prompt_scores
-        prompt_scores = tuple(prompt.of(i, targets[i], place.prompt_top) for i in range(done, end))
+    for draws, index, token, wanted in zip(drawing, indices, drawn, step.scored, strict=True):
+        end = done + wanted.prompt_scores
+        prompt_scores = tuple(prompt.of(i, targets[i], wanted.prompt_top) for i in range(done, end))
         done = end
-        # A score is a number unless the logits were none, and never above 0.
+        # A score is a number unless the logits were none.
         broken = any(score.logprob is not None and math.isnan(score.logprob) for score in prompt_scores)
-        if broken or (place.logits is not None and tokens[place.logits] < 0):
+        if broken or (draws and token < 0):
             results.append(RowResult(error=NON_FINITE))
-        elif place.logits is None:
-            results.append(RowResult(prompt_scores=prompt_scores))
-        else:
-            token = tokens[place.logits]
-            score = None if place.top is None else scores.of(scores.index[place.logits], token, place.top)
-            results.append(RowResult(token, score, prompt_scores))
+            continue
+        score = scores.of(scores.index[index], token, wanted.top) if wanted.top is not None else None
+        results.append(RowResult(token if draws else None, score, prompt_scores))
     return tuple(results)
+
+
+def _plain(draws: bool, token: int) -> RowResult:
+    """A row that only draws, or not even that."""
+    if not draws:
+        return RowResult()
+    return RowResult(token) if token >= 0 else RowResult(error=NON_FINITE)
 
 
 class _Scores:

@@ -71,9 +71,17 @@ class SlotSettings:
         self.top_p = np.ones(max_batch, dtype=np.float32)
         self.min_p = np.zeros(max_batch, dtype=np.float32)
         self.seed = np.zeros(max_batch, dtype=np.uint64)
+        self.may_be_special = np.zeros(max_batch, dtype=np.bool_)
 
-    def admit(self, slot: int, sampling: Sampling) -> None:
+    def admit(self, slot: int, state: CudaSlot) -> None:
         """Take over a sequence's settings."""
+        sampling = state.sampling
+        self.may_be_special[slot] = (
+            state.penalised
+            or bool(sampling.logit_bias or state.banned_token_ids)
+            or sampling.logprobs is not None
+            or sampling.prompt_logprobs is not None
+        )
         self.temperature[slot] = sampling.temperature
         self.top_k[slot] = min(sampling.top_k, np.iinfo(np.int32).max)
         self.top_p[slot] = sampling.top_p
