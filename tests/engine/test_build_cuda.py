@@ -30,6 +30,9 @@ class OnCpu(TorchCpuExecutor):
         del keywords["device_index"], keywords["max_batch_tokens"]
         super().__init__(files, **keywords, threads=1)
 
+    def warm_up(self) -> None:
+        """Nothing to compile."""
+
 
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[OnCpu]:

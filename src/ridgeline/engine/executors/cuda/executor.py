@@ -8,6 +8,7 @@ the mark behind them. A token that step n draws is handed to step n + 1 on the d
     device    ......| copy in, graph or kernels, copy out of n .......|  n+1 .........
 """
 
+import contextlib
 import weakref
 from dataclasses import dataclass
 from functools import partial
@@ -248,7 +249,8 @@ class TorchCudaExecutor:
         _live.discard(self)
         self._decodes.clear()
         del self._forward, self._memory, self._preparer
-        self._device.close()
+        with contextlib.suppress(torch.AcceleratorError):  # a lost device has nothing to give back
+            self._device.close()
 
     def _stage(self, step: Prepared) -> torch.Tensor:
         """Everything the device needs of a step, in host memory that it can copy from."""
