@@ -33,7 +33,8 @@ function arrived(before, { conversation, question, answer }) {
   const here = state.thread.value === before;
   batch(() => {
     thread.model.value = conversation.model;
-    thread.messages.value = [...thread.messages.value, new state.Message(question), message];
+    thread.tree.value = [...thread.tree.value, new state.Message(question), message];
+    thread.leafId.value = message.id;
     state.conversations.value = [
       conversation,
       ...state.conversations.value.filter((row) => row.id !== conversation.id),
@@ -125,7 +126,7 @@ function finish(message, data) {
 
 export function forget(conversationId) {
   const thread = state.live.value.get(conversationId);
-  if (thread) followers.get(thread.last?.id)?.abort();
+  if (thread) followers.get(thread.writing.value?.id)?.abort();
   drop(conversationId);
 }
 

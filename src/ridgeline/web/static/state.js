@@ -1,5 +1,6 @@
 // What the page knows, as signals; nothing here talks to the server.
 import { computed, signal } from './lib.js';
+import { pathTo, versionsAlong } from './branches.js';
 import { MarkdownDocument } from './document.js';
 
 export const phase = signal('loading'); // loading | login | unreachable | ready
@@ -13,7 +14,8 @@ export const missing = signal(false); // the address names a conversation that i
 export const notice = signal(null); // an error about what is in the message box
 export const toast = signal(null);
 export const status = signal(''); // the one polite line for screen readers
-export const drawer = signal(false);
+export const drawer = signal(false); // where the window is narrow, the list is one
+export const listHidden = signal(false); // where it is wide
 export const sending = signal(false);
 export const draft = signal('');
 export const pickedModel = signal(null);
@@ -28,6 +30,8 @@ export class Message {
   constructor(data) {
     this.id = data.id;
     this.role = data.role;
+    this.parentId = data.parent_id;
+    this.createdMs = data.created_ms;
     this.data = signal(data);
     this.content = data.content;
     this.lost = signal(false); // the connection, while the answer goes on
@@ -57,7 +61,11 @@ export class Thread {
     this.id = conversation.id;
     this.conversation = signal(conversation);
     this.model = signal(conversation.model);
-    this.messages = signal(messages.map((data) => new Message(data)));
+    this.tree = signal(messages.map((data) => new Message(data)));
+    this.leafId = signal(conversation.leaf_id ?? null);
+    this.messages = computed(() => pathTo(this.tree.value, this.leafId.value)); // the branch that is shown
+    this.versions = computed(() => versionsAlong(this.tree.value, this.messages.value));
+    this.writing = computed(() => this.tree.value.find((message) => message.streaming) ?? null);
   }
 
   get title() {
@@ -72,10 +80,7 @@ export class Thread {
 // Threads with an answer under way stay here while another one is shown.
 export const live = signal(new Map());
 
-export const answering = computed(() => {
-  const last = thread.value?.last;
-  return last?.role === 'assistant' && last.data.value.status === 'streaming' ? last : null;
-});
+export const answering = computed(() => thread.value?.writing.value ?? null);
 
 export const models = computed(() => session.value?.models ?? []);
 
