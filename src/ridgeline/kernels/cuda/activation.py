@@ -40,7 +40,7 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     if not gate_up.is_contiguous():
         raise ValueError("silu_mul was asked for of a tensor that is not contiguous.")
     tokens, ffn = len(gate_up), gate_up.shape[-1] // 2
-    product = gate_up.new_empty(tokens, ffn)
+    product = gate_up.new_empty((tokens, ffn))
     constants = _constants(ffn)
     # One axis, since the others of a grid end at 65,535.
     grid = (tokens * constants["CHUNKS"],)

@@ -49,7 +49,7 @@ def _launch(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor
         raise ValueError(f"A norm is over {hidden} elements; the kernel takes up to {MAX_HIDDEN}.")
     if not (x.is_contiguous() and (residual is None or residual.is_contiguous())):
         raise ValueError("A norm was asked for of a tensor that is not contiguous.")
-    normed = torch.empty_like(x)
+    normed = x.new_empty(x.shape)
     constants, warps = _constants(hidden)
     _rms_norm_kernel[(x.numel() // hidden,)](
         x, residual, weight, normed, eps, **constants, num_warps=warps, num_stages=1
