@@ -1,8 +1,8 @@
 """Renews the libraries of the page: `python -m ridgeline.web.vendor [NAME=VERSION ...]`.
 
-Takes each package from npm by `npm pack`, checks nothing but what npm checks, and writes its one
-module, its licence, and a line in `static/vendor/manifest.json`. Without arguments the versions of
-the manifest are fetched again; `NAME=latest` moves one forward.
+Takes each package from npm by `npm pack`, checks nothing but what npm checks, and writes those of
+its files that the page uses, its licence, and their lines in `static/vendor/manifest.json`. Without
+arguments the versions of the manifest are fetched again; `NAME=latest` moves one forward.
 """
 
 import hashlib
@@ -21,13 +21,29 @@ MANIFEST = FOLDER / "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a module stands in its package, and which of its licences is chosen."""
+    """Where a file stands in its package, and which of its licences is chosen."""
 
     package: str
     path: str
     licence: str
 
 
+# One file per language, so that a page loads those that its answers are written in.
+LANGUAGES = (
+    *("bash", "c", "clojure", "cmake", "cpp", "csharp", "css", "dart", "diff", "dockerfile", "elixir"),
+    *("erlang", "fortran", "fsharp", "go", "gradle", "graphql", "groovy", "haskell", "http", "ini"),
+    *("java", "javascript", "json", "julia", "kotlin", "latex", "less", "lisp", "lua", "makefile"),
+    *("markdown", "matlab", "nginx", "nix", "objectivec", "ocaml", "perl", "php", "powershell"),
+    *("protobuf", "python", "r", "ruby", "rust", "scala", "scheme", "scss", "shell", "sql", "swift"),
+    *("typescript", "vbnet", "verilog", "vhdl", "vim", "wasm", "x86asm", "xml", "yaml"),
+)
+FONTS = (
+    *("AMS-Regular", "Caligraphic-Bold", "Caligraphic-Regular", "Fraktur-Bold", "Fraktur-Regular"),
+    *("Main-Bold", "Main-BoldItalic", "Main-Italic", "Main-Regular", "Math-BoldItalic", "Math-Italic"),
+    *("SansSerif-Bold", "SansSerif-Italic", "SansSerif-Regular", "Script-Regular", "Size1-Regular"),
+    *("Size2-Regular", "Size3-Regular", "Size4-Regular", "Typewriter-Regular"),
+)
+_HIGHLIGHT = "@highlightjs/cdn-assets"
 SOURCES = {
     "preact.js": Source("preact", "dist/preact.mjs", "MIT"),
     "hooks.js": Source("preact", "hooks/dist/hooks.mjs", "MIT"),
@@ -36,6 +52,17 @@ SOURCES = {
     "signals.js": Source("@preact/signals", "dist/signals.mjs", "MIT"),
     "marked.js": Source("marked", "lib/marked.esm.js", "MIT"),
     "purify.js": Source("dompurify", "dist/purify.es.mjs", "Apache-2.0"),
+    "highlight/core.js": Source(_HIGHLIGHT, "es/core.min.js", "BSD-3-Clause"),
+    **{
+        f"highlight/{name}.js": Source(_HIGHLIGHT, f"es/languages/{name}.min.js", "BSD-3-Clause")
+        for name in LANGUAGES
+    },
+    "katex/katex.js": Source("katex", "dist/katex.min.js", "MIT"),
+    "katex/katex.css": Source("katex", "dist/katex.min.css", "MIT"),
+    **{
+        f"katex/fonts/KaTeX_{name}.woff2": Source("katex", f"dist/fonts/KaTeX_{name}.woff2", "MIT")
+        for name in FONTS
+    },
 }
 # Browsers resolve no bare module names without an import map, which would be an inline script.
 _IMPORTS = {
@@ -48,6 +75,18 @@ _IMPORTS = {
 def sha256(data: bytes) -> str:
     """Hexadecimal digest."""
     return hashlib.sha256(data).hexdigest()
+
+
+def stylesheet(source: bytes) -> bytes:
+    """A stylesheet that asks for fonts in the one format that every browser of today reads."""
+    return re.sub(rb',url\([^)]*\) format\("(?:woff|truetype)"\)', b"", source)
+
+
+def as_served(name: str, source: bytes) -> bytes:
+    """A file as it stands in the folder, from how it stands in its package."""
+    if name.endswith(".js"):
+        return browser_module(source)
+    return stylesheet(source) if name.endswith(".css") else source
 
 
 def browser_module(source: bytes) -> bytes:
@@ -80,7 +119,7 @@ def fetch(package: str, version: str, folder: Path) -> tuple[str, dict[str, byte
 
 
 def renew(versions: dict[str, str]) -> dict[str, object]:
-    """Write all modules and licences; the manifest as it then is."""
+    """Write all files and licences; the manifest as it then is."""
     modules: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for package in sorted({source.package for source in SOURCES.values()}):
@@ -90,7 +129,8 @@ def renew(versions: dict[str, str]) -> dict[str, object]:
             for name, source in SOURCES.items():
                 if source.package != package:
                     continue
-                module = browser_module(files[source.path])
+                module = as_served(name, files[source.path])
+                (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
                 (FOLDER / name).write_bytes(module)
                 modules[name] = {
                     "package": package,
