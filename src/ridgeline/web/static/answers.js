@@ -3,9 +3,11 @@ import { call, events } from './api.js';
 import { saveDraft } from './drafts.js';
 import { cancelRetry, fail, handled, showProblem, tell, waitSeconds } from './errors.js';
 import { batch } from './lib.js';
+import { listed } from './list.js';
 import { present } from './shown.js';
 import * as state from './state.js';
 import { text } from './text.js';
+import { awaitTitle } from './titles.js';
 
 export async function send(content = state.draft.value) {
   if (state.sending.value || state.answering.value || !content.trim()) return;
@@ -18,6 +20,7 @@ export async function send(content = state.draft.value) {
       content,
       conversation_id: thread?.id ?? null,
       model: state.model.value,
+      ...(thread ? {} : beginning()),
     });
     arrived(thread, answer);
   } catch (error) {
@@ -25,6 +28,15 @@ export async function send(content = state.draft.value) {
   } finally {
     state.sending.value = false;
   }
+}
+
+// What a conversation begins with, beside its first message.
+function beginning() {
+  const settings = state.newSettings.value;
+  return {
+    ...(settings === state.NO_SETTINGS ? {} : { settings }),
+    ...(state.temporary.value ? { temporary: true } : {}),
+  };
 }
 
 function arrived(before, { conversation, question, answer }) {
@@ -35,10 +47,7 @@ function arrived(before, { conversation, question, answer }) {
     thread.model.value = conversation.model;
     thread.tree.value = [...thread.tree.value, new state.Message(question), message];
     thread.leafId.value = message.id;
-    state.conversations.value = [
-      conversation,
-      ...state.conversations.value.filter((row) => row.id !== conversation.id),
-    ];
+    listed(conversation);
     if (here) {
       saveDraft('');
       state.draft.value = '';
@@ -104,7 +113,10 @@ export async function follow(thread, message) {
     }
   }
   if (followers.get(message.id) === control) followers.delete(message.id);
-  if (!message.streaming) drop(thread.id);
+  if (!message.streaming) {
+    drop(thread.id);
+    if (message.data.value.status === 'complete') awaitTitle(thread);
+  }
 }
 
 function take(message, { kind, data }) {

@@ -1,27 +1,24 @@
 // The page as a whole.
-import { html, render, useEffect, useState } from './lib.js';
 import { stop } from './answers.js';
 import { Composer } from './composer.js';
 import { start } from './conversations.js';
+import { DataDialog } from './data.js';
+import { dialog } from './dialog.js';
 import { showToast } from './errors.js';
-import { Close, Menu } from './icons.js';
+import { hideList, narrow } from './frame.js';
+import { Header, TemporaryBanner } from './header.js';
+import { Close } from './icons.js';
+import { effect, html, render } from './lib.js';
 import { Login, Unreachable } from './login.js';
+import { SearchDialog } from './search.js';
+import { SettingsDialog } from './settings.js';
+import { onShortcut, ShortcutsDialog } from './shortcuts.js';
 import { Sidebar } from './sidebar.js';
-import { answering, drawer, model, models, phase, pickedModel, status, thread, toast } from './state.js';
-import { text } from './text.js';
+import { answering, drawer, phase, status, thread, toast } from './state.js';
+import { text, title } from './text.js';
 import { Messages } from './thread.js';
 
-const narrowQuery = matchMedia('(max-width: 820px)');
-
-function useNarrow() {
-  const [narrow, setNarrow] = useState(narrowQuery.matches);
-  useEffect(() => {
-    const onChange = () => setNarrow(narrowQuery.matches);
-    narrowQuery.addEventListener('change', onChange);
-    return () => narrowQuery.removeEventListener('change', onChange);
-  }, []);
-  return narrow;
-}
+const DIALOGS = { search: SearchDialog, settings: SettingsDialog, shortcuts: ShortcutsDialog, data: DataDialog };
 
 function App() {
   if (phase.value === 'login') return html`<${Login} />`;
@@ -31,57 +28,22 @@ function App() {
 }
 
 function Chat() {
-  const narrow = useNarrow();
-  const open = narrow && drawer.value;
+  const covered = narrow.value && drawer.value;
   return html`
     <a class="skip" href="#message">${text.skip}</a>
-    <${Sidebar} narrow=${narrow} />
-    ${open ? html`<div class="scrim" onClick=${closeDrawer}></div>` : null}
-    <div class="pane" inert=${open}>
+    <${Sidebar} />
+    ${covered ? html`<div class="scrim" onClick=${hideList}></div>` : null}
+    <div class="pane" inert=${covered}>
       <${Header} />
       <main>
+        <${TemporaryBanner} />
         <${Messages} />
         <${Composer} />
       </main>
     </div>
+    ${dialog.value ? html`<${DIALOGS[dialog.value]} key=${dialog.value} />` : null}
     <${Toast} />
     <p class="offscreen" role="status" aria-live="polite">${status.value}</p>
-  `;
-}
-
-function Header() {
-  return html`
-    <header>
-      <button
-        type="button"
-        id="open-list"
-        class="ghost drawer-only"
-        aria-label=${text.openList}
-        aria-controls="conversations"
-        aria-expanded=${drawer.value}
-        onClick=${() => (drawer.value = true)}
-      >
-        <${Menu} />
-      </button>
-      <h1>${thread.value?.title ?? text.newChat}</h1>
-      <${ModelPicker} />
-    </header>
-  `;
-}
-
-function ModelPicker() {
-  if (models.value.length < 2) return html`<span class="model">${model.value}</span>`;
-  return html`
-    <label class="offscreen" for="model">${text.model}</label>
-    <select
-      id="model"
-      class="model"
-      value=${model.value}
-      disabled=${answering.value !== null}
-      onChange=${(event) => (pickedModel.value = event.target.value)}
-    >
-      ${models.value.map((entry) => html`<option key=${entry.name} value=${entry.name}>${entry.name}</option>`)}
-    </select>
   `;
 }
 
@@ -101,19 +63,17 @@ function Toast() {
   `;
 }
 
-function closeDrawer() {
-  drawer.value = false;
-  document.getElementById('open-list')?.focus();
-}
-
 document.addEventListener('keydown', (event) => {
-  if (event.key !== 'Escape' || event.isComposing) return;
-  if (drawer.value) closeDrawer();
+  if (onShortcut(event) || event.key !== 'Escape' || event.isComposing || event.defaultPrevented || dialog.value) return;
+  if (narrow.value && drawer.value) hideList();
   else if (answering.value) {
     stop();
     document.getElementById('message')?.focus();
   }
 });
 
+effect(() => {
+  document.title = thread.value ? `${thread.value.title} · ${title}` : title;
+});
 render(html`<${App} />`, document.getElementById('app'));
 start();

@@ -4,7 +4,7 @@ import { Check, Copy } from './icons.js';
 import { status } from './state.js';
 import { text } from './text.js';
 
-async function copy(value) {
+export async function copy(value) {
   if (navigator.clipboard) return navigator.clipboard.writeText(value);
   // Plain http from another machine has no clipboard interface.
   const box = document.createElement('textarea');

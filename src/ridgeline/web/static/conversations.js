@@ -1,11 +1,13 @@
-// Conversations: the list, opening one, deleting it and bringing it back.
+// Conversations: the list, opening one, changing it, deleting it and bringing it back.
 import { follow, forget } from './answers.js';
 import { ApiError, call, setKey } from './api.js';
 import { handled, showProblem, showToast, tell } from './errors.js';
 import { batch } from './lib.js';
+import { firstPage, listed, nextPage, unlisted } from './list.js';
+import { reveal } from './reveal.js';
 import { present, showNew } from './shown.js';
 import * as state from './state.js';
-import { text } from './text.js';
+import { explain, text } from './text.js';
 
 export async function start() {
   window.addEventListener('popstate', () => openFromAddress());
@@ -36,52 +38,76 @@ export async function login(key) {
   }
 }
 
-export async function refreshConversations() {
-  const page = await call('GET', '/web/conversations');
-  state.conversations.value = page.conversations;
-  state.moreConversations.value = page.more;
+// An error in what was done to the list; there is no message box that it belongs to.
+export function complain(error) {
+  if (handled(error)) return;
+  const { title, body } = explain(error);
+  const advice = error.code === 'unreachable' ? text.list.tryLater : body;
+  showToast({ text: `${title}. ${advice}`, seconds: null });
 }
 
+export async function refreshConversations() {
+  firstPage(await call('GET', '/web/conversations'));
+}
+
+let asking = false;
 export async function olderConversations() {
-  const before = state.conversations.value.at(-1).updated_ms;
+  if (asking || !state.moreConversations.value) return;
+  asking = true;
   try {
-    const page = await call('GET', `/web/conversations?before_ms=${before}`);
-    state.conversations.value = [...state.conversations.value, ...page.conversations];
-    state.moreConversations.value = page.more;
+    nextPage(await call('GET', `/web/conversations?before_ms=${state.conversations.value.at(-1)?.updated_ms ?? ''}`));
   } catch (error) {
-    tell(error);
+    complain(error);
+  } finally {
+    asking = false;
   }
 }
 
+// --- Which one is shown -------------------------------------------------------------------------
+
 function openFromAddress() {
   const id = location.pathname.match(/^\/c\/([\w-]+)$/)?.[1];
-  return id ? show(id) : showNew();
+  return id ? show(id) : begin(location.search === '?temporary');
 }
 
-export function open(id) {
+// `messageId`: the message to lead the reader to.
+export function open(id, messageId = null) {
   go(`/c/${id}`);
+  state.sought.value = messageId;
   return show(id);
 }
 
-export function newChat() {
-  go('/');
-  return showNew();
+export function newChat({ temporary = false } = {}) {
+  go(temporary ? '/?temporary' : '/');
+  return begin(temporary);
+}
+
+function begin(temporary) {
+  batch(() => {
+    if (state.thread.value) state.newSettings.value = state.NO_SETTINGS;
+    state.temporary.value = temporary;
+    showNew();
+  });
 }
 
 function go(path) {
-  if (location.pathname !== path) history.pushState(null, '', path);
+  if (location.pathname + location.search !== path) history.pushState(null, '', path);
   state.drawer.value = false;
 }
 
 async function show(id) {
   const kept = state.live.value.get(id);
-  if (kept) return present(kept);
+  if (kept) {
+    present(kept);
+    return reveal();
+  }
   try {
     const { conversation, messages } = await call('GET', `/web/conversations/${id}`);
     if (location.pathname !== `/c/${id}`) return undefined; // another one was opened meanwhile
     const thread = new state.Thread(conversation, messages);
     present(thread);
-    if (thread.last?.streaming) follow(thread, thread.last);
+    reveal();
+    if (thread.writing.value) follow(thread, thread.writing.value);
   } catch (error) {
     if (error.status === 404) {
       batch(() => {
@@ -94,15 +120,54 @@ async function show(id) {
   return undefined;
 }
 
+// --- Changing one -------------------------------------------------------------------------------
+
+// Shows the change at once, and takes it back if the server does not accept it.
+async function change(conversation, changes, done) {
+  listed({ ...conversation, ...changes });
+  try {
+    listed((await call('PATCH', `/web/conversations/${conversation.id}`, changes)).conversation);
+    state.status.value = done;
+  } catch (error) {
+    listed(conversation);
+    complain(error);
+  }
+}
+
+export function rename(conversation, typed) {
+  const name = typed.trim();
+  if (!name || name === conversation.title) return undefined;
+  return change(conversation, { title: name }, text.list.renamed(name));
+}
+
+export function setPinned(conversation, pinned) {
+  const said = pinned ? text.list.wasPinned : text.list.wasUnpinned;
+  return change(conversation, { pinned }, said(conversation.title));
+}
+
+// Throws what the server says against them, for the form to show.
+export async function saveSettings(settings) {
+  const open = state.thread.value;
+  if (!open) {
+    state.newSettings.value = settings;
+    return;
+  }
+  listed((await call('PATCH', `/web/conversations/${open.id}`, { settings })).conversation);
+}
+
 export async function remove(conversation) {
   try {
     await call('DELETE', `/web/conversations/${conversation.id}`);
   } catch (error) {
-    if (error.status !== 404) return tell(error);
+    if (error.status !== 404) return complain(error);
   }
   forget(conversation.id);
-  state.conversations.value = state.conversations.value.filter((row) => row.id !== conversation.id);
+  unlisted(conversation.id);
   if (state.thread.value?.id === conversation.id) newChat();
+  if (conversation.temporary) {
+    showToast({ text: text.list.gone, seconds: 5 });
+    return undefined;
+  }
   showToast({
     text: text.removed(conversation.title),
     action: text.undo,
@@ -115,8 +180,10 @@ export async function remove(conversation) {
 async function restore(conversation) {
   try {
     await call('POST', `/web/conversations/${conversation.id}/restore`);
-    await refreshConversations();
+    listed(conversation);
+    state.status.value = text.list.restored(conversation.title);
+    document.querySelector(`.list a[href="/c/${conversation.id}"]`)?.focus();
   } catch (error) {
-    tell(error);
+    complain(error);
   }
 }

@@ -16,6 +16,18 @@ export const Copy = icon(html`<rect x="9" y="9" width="10" height="10" rx="2" />
 export const Check = icon(html`<path d="M5 12.5l4.5 4.5L19 7.5" />`);
 export const Alert = icon(html`<circle cx="12" cy="12" r="8.5" /><path d="M12 8v4.5M12 15.800v.2" />`);
 export const Clock = icon(html`<circle cx="12" cy="12" r="8.5" /><path d="M12 7.5V12l3 2" />`);
+export const Search = icon(html`<circle cx="10.5" cy="10.5" r="6" /><path d="M15 15l5 5" />`);
+export const Dots = icon(html`<g class="filled" stroke="none"><circle cx="6" cy="12" r="1.6" /><circle cx="12" cy="12" r="1.6" /><circle cx="18" cy="12" r="1.6" /></g>`);
+export const Pencil = icon(html`<path d="M5 19l1-4L16 5l3 3L9 18zM13.5 7.500l3 3" />`);
+export const Pin = icon(html`<path d="M9 4.500h6l-.8 6 3.3 3v1.500h-11V13.500l3.3-3zM12 15v5" />`);
+export const Download = icon(html`<path d="M12 4.500v10M7.5 10.500l4.5 4.5 4.5-4.500M5 19.500h14" />`);
+export const Upload = icon(html`<path d="M12 15V4.500M7.5 9l4.5-4.500L16.5 9M5 19.500h14" />`);
+export const Exchange = icon(html`<path d="M8 19V5M4 9l4-4 4 4M16 5v14M12 15l4 4 4-4" />`);
+export const Keys = icon(html`<rect x="3" y="6.5" width="18" height="11" rx="2" /><path d="M7 10h.01M10.3 10h.01M13.7 10h.01M17 10h.01M8.5 14h7" />`);
+export const Sliders = icon(html`<path d="M4 8h8M18 8h2M4 16h2M12 16h8" /><circle cx="15" cy="8" r="2.5" /><circle cx="9" cy="16" r="2.5" />`);
+export const Temporary = icon(html`<path d="M12 4.5a7.5 7.5 0 1 1-3.4 14.2L4.5 20l1.3-4.1A7.5 7.5 0 0 1 12 4.5z" stroke-dasharray="3 2.7" />`);
+export const Chevron = icon(html`<path d="M7 10l5 5 5-5" />`);
+export const Panel = icon(html`<rect x="3.5" y="5" width="17" height="14" rx="2.5" /><path d="M9.5 5v14" />`);
 
 export function Logo({ large }) {
   return html`

@@ -32,7 +32,7 @@ function Code({ block }) {
 
 export function Question({ message }) {
   return html`
-    <article class="question" aria-label=${text.you}>
+    <article id=${`message-${message.id}`} class="question" aria-label=${text.you}>
       <div class="bubble">${message.content}</div>
     </article>
   `;
@@ -43,7 +43,7 @@ export function Answer({ thread, message, isLast }) {
   const blocks = message.document.blocks.value;
   const streaming = data.status === 'streaming';
   return html`
-    <article class="answer" aria-label=${data.model} aria-busy=${streaming}>
+    <article id=${`message-${message.id}`} class="answer" aria-label=${data.model} aria-busy=${streaming}>
       <div class=${streaming && blocks.length ? 'markdown streaming' : 'markdown'}>
         ${blocks.map((block, index) => html`<${Block} key=${index} block=${block} />`)}
       </div>

@@ -2,7 +2,6 @@
 import { loadDraft } from './drafts.js';
 import { batch } from './lib.js';
 import * as state from './state.js';
-import { title } from './text.js';
 
 export function showNew() {
   batch(() => {
@@ -11,7 +10,6 @@ export function showNew() {
     state.notice.value = null;
     state.draft.value = loadDraft();
   });
-  document.title = title;
 }
 
 export function present(thread) {
@@ -22,5 +20,4 @@ export function present(thread) {
     state.pickedModel.value = null;
     state.draft.value = loadDraft();
   });
-  document.title = `${thread.title} · ${title}`;
 }

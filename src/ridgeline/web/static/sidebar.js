@@ -1,54 +1,169 @@
 // The list of conversations; a drawer where the window is narrow.
-import { html, useEffect, useRef } from './lib.js';
-import { newChat, olderConversations, open, remove } from './conversations.js';
-import { Close, Logo, Plus, Trash } from './icons.js';
-import { conversations, drawer, live, moreConversations, thread } from './state.js';
+import { Component, html, useEffect, useLayoutEffect, useRef, useState } from './lib.js';
+import { newChat, olderConversations, open, remove, rename, setPinned } from './conversations.js';
+import { exportOne } from './data.js';
+import { openDialog } from './dialog.js';
+import { hideList, listShown } from './frame.js';
+import { Dots, Download, Exchange, Keys, Logo, Panel, Pencil, Pin, Plus, Search, Trash } from './icons.js';
+import { hint } from './keys.js';
+import { byDate, today } from './list.js';
+import { MenuButton } from './menu.js';
+import { conversations, live, moreConversations, pinned, thread } from './state.js';
 import { text, title } from './text.js';
 
-export function Sidebar({ narrow }) {
-  const panel = useRef();
-  const shut = narrow && !drawer.value;
-  useEffect(() => {
-    if (narrow && drawer.value) panel.current.querySelector('button, a').focus();
-  }, [drawer.value, narrow]);
+export function Sidebar() {
+  const shut = !listShown();
   return html`
-    <nav id="conversations" ref=${panel} class=${drawer.value ? 'sidebar shown' : 'sidebar'} aria-label=${text.conversations} inert=${shut}>
+    <nav id="conversations" class=${shut ? 'sidebar' : 'sidebar shown'} aria-label=${text.conversations} inert=${shut}>
       <div class="brand">
         <${Logo} /><span>${title}</span>
-        <button type="button" class="ghost drawer-only" onClick=${() => (drawer.value = false)} aria-label=${text.closeList}><${Close} /></button>
+        <button type="button" class="ghost" onClick=${hideList} aria-label=${text.closeList} title=${text.closeList}><${Panel} /></button>
       </div>
-      <button type="button" class="new" onClick=${newChat}><${Plus} />${text.newChat}</button>
-      <ul class="list">
-        ${conversations.value.map((row) => html`<${Row} key=${row.id} row=${row} />`)}
-      </ul>
-      ${conversations.value.length ? null : html`<p class="none">${text.noConversations}</p>`}
-      ${moreConversations.value ? html`<button type="button" class="ghost" onClick=${olderConversations}>${text.older}</button>` : null}
+      <div class="entries">
+        <button type="button" class="entry new" onClick=${() => newChat()}><${Plus} />${text.newChat}<${Hint} id="newChat" /></button>
+        <button type="button" class="entry" onClick=${() => openDialog('search')}><${Search} />${text.search.name}<${Hint} id="search" /></button>
+      </div>
+      <${List} />
+      <div class="entries foot">
+        <button type="button" class="entry" onClick=${() => openDialog('data')}><${Exchange} />${text.data.name}</button>
+        <button type="button" class="entry keyboard-only" onClick=${() => openDialog('shortcuts')}><${Keys} />${text.keys.name}</button>
+      </div>
     </nav>
   `;
 }
 
-function Row({ row }) {
-  const current = thread.value?.id === row.id;
+function Hint({ id }) {
+  return html`<span class="key-hint keyboard-only" aria-hidden="true">${hint(id)}</span>`;
+}
+
+function List() {
+  const groups = byDate(conversations.value, today.value);
+  if (pinned.value.length) groups.unshift({ label: text.list.pinned, rows: pinned.value });
+  return html`
+    <div class="list">
+      ${groups.map((group) => html`<${Group} key=${group.label} ...${group} />`)}
+      ${groups.length ? null : html`<p class="none">${text.noConversations}</p>`}
+      ${moreConversations.value ? html`<${Older} />` : null}
+    </div>
+  `;
+}
+
+function Group({ label, rows }) {
+  const current = thread.value?.id;
+  return html`
+    <section>
+      <h2>${label}</h2>
+      <ul>
+        ${rows.map((row) => html`<${Row} key=${row.id} row=${row} current=${row.id === current} writing=${live.value.has(row.id)} />`)}
+      </ul>
+    </section>
+  `;
+}
+
+// Loads the next page when it comes into sight; the button is for those who do not scroll.
+function Older() {
+  const button = useRef();
+  useEffect(() => {
+    const observer = new IntersectionObserver(([entry]) => entry.isIntersecting && olderConversations(), {
+      root: button.current.closest('.list'),
+      rootMargin: '300px',
+    });
+    observer.observe(button.current);
+    return () => observer.disconnect();
+  }, [conversations.value.length]);
+  async function onClick() {
+    const rows = document.querySelectorAll('.list a').length;
+    await olderConversations();
+    requestAnimationFrame(() => document.querySelectorAll('.list a')[rows]?.focus());
+  }
+  return html`<button type="button" ref=${button} class="ghost older" onClick=${onClick}>${text.older}</button>`;
+}
+
+// Hundreds of rows stay quick because only those that changed are made anew.
+class Row extends Component {
+  shouldComponentUpdate(next) {
+    return ['row', 'current', 'writing'].some((name) => next[name] !== this.props[name]);
+  }
+
+  render({ row, current, writing }) {
+    return html`<${Entry} ...${{ row, current, writing }} />`;
+  }
+}
+
+function Entry({ row, current, writing }) {
+  const [renaming, setRenaming] = useState(false);
+  const item = useRef();
+  const link = () => item.current?.querySelector('a');
   function onClick(event) {
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.button) return; // a new tab, say
     event.preventDefault();
     open(row.id);
   }
-  async function onDelete(event) {
-    const item = event.currentTarget.closest('li');
-    const next = (item.nextElementSibling ?? item.previousElementSibling)?.querySelector('a');
+  async function onDelete() {
+    const links = [...document.querySelectorAll('.list a')];
+    const at = links.indexOf(link());
     await remove(row);
-    (next ?? document.querySelector('.new')).focus();
+    (links[at + 1] ?? links[at - 1] ?? document.querySelector('.new')).focus();
+  }
+  async function onPin() {
+    await setPinned(row, !row.pinned);
+    document.querySelector(`.list a[href="/c/${row.id}"]`)?.focus();
+  }
+  const items = () => [
+    { label: text.list.rename, icon: Pencil, run: () => setRenaming(true) },
+    { label: row.pinned ? text.list.unpin : text.list.pin, icon: Pin, run: onPin },
+    { label: text.list.export, icon: Download, run: () => exportOne(row) },
+    null,
+    { label: text.list.delete, icon: Trash, run: onDelete, danger: true },
+  ];
+  const done = (refocus) => {
+    setRenaming(false);
+    if (refocus) requestAnimationFrame(() => link()?.focus());
+  };
+  if (renaming) {
+    return html`<li class="renaming" ref=${item}><${TitleField} row=${row} done=${done} /></li>`;
   }
   return html`
-    <li class=${current ? 'current' : ''}>
+    <li class=${current ? 'current' : ''} ref=${item}>
       <a href=${`/c/${row.id}`} onClick=${onClick} aria-current=${current ? 'page' : null} title=${row.title}>
         ${row.title}
-        ${live.value.has(row.id) ? html`<span class="dot"><span class="offscreen">${text.writing}</span></span>` : null}
+        ${writing ? html`<span class="dot"><span class="offscreen">${text.writing}</span></span>` : null}
       </a>
-      <button type="button" class="ghost" onClick=${onDelete} aria-label=${text.remove(row.title)} title=${text.remove(row.title)}>
-        <${Trash} />
-      </button>
+      <${MenuButton} label=${text.list.options(row.title)} items=${items}><${Dots} /><//>
     </li>
+  `;
+}
+
+// Enter and leaving the field keep what was typed, Esc does not.
+export function TitleField({ row, done }) {
+  const field = useRef();
+  const ended = useRef(false);
+  useLayoutEffect(() => {
+    field.current.focus();
+    field.current.select();
+  }, []);
+  function end(keep, refocus) {
+    if (ended.current) return;
+    ended.current = true;
+    if (keep) rename(row, field.current.value);
+    done(refocus);
+  }
+  function onKeyDown(event) {
+    if (event.isComposing || (event.key !== 'Escape' && event.key !== 'Enter')) return;
+    event.preventDefault();
+    event.stopPropagation();
+    end(event.key === 'Enter', true);
+  }
+  return html`
+    <input
+      ref=${field}
+      class="title-field"
+      aria-label=${text.list.titleOf(row.title)}
+      value=${row.title}
+      maxlength="200"
+      autocomplete="off"
+      onKeyDown=${onKeyDown}
+      onBlur=${() => end(true, false)}
+    />
   `;
 }
