@@ -11,8 +11,9 @@ import pytest
 import torch
 from paged_batches import BLOCK_SIZE, Sequences, attention_spec
 
-from ridgeline.kernels.cuda.attention import Partials, attend, chunk_queries
+from ridgeline.kernels.cuda.attention import Partials, attend, chunk_queries, context_align
 from ridgeline.kernels.cuda.plan import DevicePlan, Work
+from ridgeline.kernels.cuda.tiles import tile_shape
 from ridgeline.kernels.cuda.units import Units, decode_units, prefill_units
 from ridgeline.kernels.interface import AttentionSpec, Batch, Integers
 from ridgeline.kernels.reference import ReferenceAttention
@@ -152,8 +153,8 @@ def test_sizes_of_heads(head_dim: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("group", [1, 3, 4, 7, 16])
 @pytest.mark.parametrize("processors", [1, 7], ids=["whole", "split"])
 def test_chunks(group: int, processors: int) -> None:
-    sequences = Sequences([11, 2, 75], BLOCKS)
-    batch = sequences.batch({}, {0: (0, 11), 1: (0, 2), 2: (68, 7)})
+    sequences = Sequences([11, 2, 69], BLOCKS)
+    batch = sequences.batch({}, {0: (0, 11), 1: (0, 2), 2: (62, 7)})
     Case(spec_of(group, 1, 16, torch.float32), batch).check(processors=processors)
 
 
@@ -177,7 +178,7 @@ def test_cut_or_not_is_the_same(dtype: torch.dtype) -> None:
 
 
 def test_more_parts_than_are_merged_at_once() -> None:
-    case = Case(spec_of(1, 1, 256, torch.float32), decode([16 * 12]))
+    case = Case(spec_of(8, 1, 256, torch.float32), decode([16 * 12]))
     plan = decode_units(case.batch.contexts, np.array([0]), tiles=1, capacity=12, align=BLOCK_SIZE)
     assert plan.tiles[0, 3] == 12
     case.check(extra=11)
@@ -214,3 +215,26 @@ def test_what_no_kernel_can_do_is_refused() -> None:
         case.got()
     with pytest.raises(ValueError, match="Heads have 512 elements; the kernel takes up to 256"):
         Case(spec_of(1, 1, 512, torch.float32), decode([5])).got()
+    with pytest.raises(
+        ValueError, match="The GPU grants 65,536 bytes of shared memory; the kernel needs 101,376"
+    ):
+        tile_shape(128, torch.bfloat16, 64 * 1024, singles=True)
+
+
+@pytest.mark.parametrize("head_dim", [8, 64, 96, 128, 256])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("shared_kib", [99, 163, 227])
+def test_every_gpu_has_a_shape(head_dim: int, dtype: torch.dtype, shared_kib: int) -> None:
+    spec = spec_of(16, 1, head_dim, dtype)
+    for singles in (True, False):
+        shape = tile_shape(head_dim, dtype, shared_kib * 1024, singles=singles)
+        assert shape.rows >= 16 and context_align(spec) % shape.columns == 0
+    assert chunk_queries(spec, shared_kib * 1024) >= 1
+    assert context_align(spec) % BLOCK_SIZE == 0
+
+
+def test_room_for_single_tokens_stays_where_it_is() -> None:
+    partials = Partials(spec_of(4, 2, 16, torch.float32), 3, CPU)
+    held = partials.buffers(12)
+    assert len(partials.buffers(13).maxima) == 13
+    assert partials.buffers(12).accumulators.data_ptr() == held.accumulators.data_ptr()

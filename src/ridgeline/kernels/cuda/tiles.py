@@ -36,22 +36,27 @@ class TileShape(NamedTuple):
 
 _KIB = 1024
 
-# By bytes of an element and padded head_dim, best first: the first that fits a GPU is taken.
+# By bytes of an element and padded head_dim, best first: the first that fits a GPU is taken. With
+# fewer than three stages, reading would not overlap with computing.
 _SINGLES = {
     (2, 64): (TileShape(16, 128, 4, 3, 99 * _KIB),),
     (2, 128): (TileShape(16, 64, 4, 4, 163 * _KIB), TileShape(16, 64, 4, 3, 99 * _KIB)),
     (2, 256): (TileShape(16, 32, 4, 4, 163 * _KIB), TileShape(16, 32, 4, 3, 99 * _KIB)),
-    (4, 64): (TileShape(16, 32, 4, 3, 99 * _KIB),),
-    (4, 128): (TileShape(16, 32, 4, 3, 99 * _KIB),),
+    (4, 64): (TileShape(16, 16, 4, 3, 99 * _KIB),),
+    (4, 128): (TileShape(16, 16, 4, 3, 99 * _KIB),),
     (4, 256): (TileShape(16, 16, 4, 3, 99 * _KIB),),
 }
 _CHUNKS = {
-    (2, 64): (TileShape(128, 64, 4, 3, 99 * _KIB),),
-    (2, 128): (TileShape(128, 64, 8, 3, 227 * _KIB), TileShape(64, 64, 4, 2, 99 * _KIB)),
-    (2, 256): (TileShape(128, 32, 8, 3, 227 * _KIB), TileShape(64, 32, 4, 2, 99 * _KIB)),
-    (4, 64): (TileShape(32, 32, 4, 2, 99 * _KIB),),
-    (4, 128): (TileShape(32, 32, 4, 2, 99 * _KIB),),
-    (4, 256): (TileShape(16, 16, 4, 2, 99 * _KIB),),
+    (2, 64): (TileShape(128, 64, 8, 3, 99 * _KIB),),
+    (2, 128): (TileShape(128, 64, 8, 3, 227 * _KIB), TileShape(128, 32, 8, 3, 99 * _KIB)),
+    (2, 256): (
+        TileShape(128, 32, 8, 3, 227 * _KIB),
+        TileShape(64, 32, 8, 3, 163 * _KIB),
+        TileShape(64, 16, 8, 3, 99 * _KIB),
+    ),
+    (4, 64): (TileShape(32, 16, 4, 3, 99 * _KIB),),
+    (4, 128): (TileShape(32, 16, 8, 3, 99 * _KIB),),
+    (4, 256): (TileShape(16, 16, 8, 3, 99 * _KIB),),
 }
 
 
