@@ -2,6 +2,8 @@
 
 import json
 import re
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -12,7 +14,11 @@ from ridgeline.web import vendor
 from ridgeline.web.page import Page
 
 STATIC = Path(vendor.__file__).with_name("static")
-OURS = [path for path in STATIC.rglob("*") if path.is_file() and vendor.FOLDER not in path.parents]
+OURS = [
+    path
+    for path in STATIC.rglob("*")
+    if path.is_file() and vendor.FOLDER not in path.parents and path.suffix != ".png"
+]
 FILES = json.loads(vendor.MANIFEST.read_text())["modules"]
 MODULES = [name for name in FILES if name.endswith(".js")]
 IMPORTS = re.compile(r"""(?:\bfrom|(?:^|[;\n])\s*import|\bimport\s*\()\s*["']([\w@./-]+)["']""")
@@ -118,7 +124,7 @@ def test_headers_and_caching(server: Server) -> None:
             assert page.headers["x-content-type-options"] == "nosniff"
             assert page.headers["referrer-policy"] == "no-referrer"
             assert page.headers["cache-control"] == "no-cache"
-        linked = re.findall(r'(?:href|src)="([^"]+)"', page.text)
+        linked = re.findall(r'(?:href|src)="(/assets/[^"]+)"', page.text)
         assert len(linked) > 8
         for path in linked:
             asset = client.get(path)
@@ -144,3 +150,30 @@ def test_the_title_is_text() -> None:
 def test_the_version_follows_the_content() -> None:
     assert Page("a").version == Page("b").version
     assert re.fullmatch(r"[0-9a-f]{16}", Page("a").version)
+
+
+def test_the_page_can_be_installed(make_server: Callable[..., Server]) -> None:
+    server = make_server(api_keys={"ann": "key"})  # the manifest is asked for before any key is typed
+    with httpx.Client(base_url=server.url) as client:
+        address = re.search(r'<link rel="manifest" href="([^"]+)"', client.get("/").text)
+        assert address is not None
+        answer = client.get(address[1])
+        assert answer.headers["content-type"].startswith("application/manifest+json")
+        assert answer.headers["cache-control"] == "no-cache"
+        manifest = answer.json()
+        assert manifest["name"] == "Ridgeline" and manifest["display"] == "standalone"
+        assert manifest["start_url"] == manifest["scope"] == manifest["id"] == "/"
+        kinds = set()
+        for icon in manifest["icons"]:
+            image = client.get(icon["src"])
+            assert image.status_code == 200 and image.headers["content-type"] == icon["type"]
+            if icon["type"] == "image/png":
+                width, height = struct.unpack(">II", image.content[16:24])
+                assert icon["sizes"] == f"{width}x{height}"
+                kinds.add((width, icon.get("purpose", "any")))
+        assert kinds == {(192, "any"), (512, "any"), (192, "maskable"), (512, "maskable")}
+
+
+def test_the_manifest_takes_any_title() -> None:
+    manifest = json.loads(Page('A "quoted" \\ title')._manifest)
+    assert manifest["name"] == manifest["short_name"] == 'A "quoted" \\ title'

@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import json
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -15,6 +16,7 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
     ".woff2": "font/woff2",
 }
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -43,7 +45,10 @@ _SAFE_ASSET = _SAFE | {
 
 
 class Page:
-    """Serves the page at `/` and `/c/ID`, and its files below `/assets/VERSION/`."""
+    """Serves the page at `/` and `/c/ID`, and its files below `/assets/VERSION/`.
+
+    Chromium and Safari offer to install it by its manifest alone: it needs no service worker.
+    """
 
     def __init__(self, title: str) -> None:
         files = {path: path.read_bytes() for path in sorted(_STATIC.rglob("*")) if path.suffix in _TYPES}
@@ -54,18 +59,25 @@ class Page:
         # All files share one folder name, so modules that import each other by relative paths
         # are always of one version, and browsers may keep them for ever.
         self.version = digest.hexdigest()[:16]
-        template = (_STATIC / "index.html").read_text(encoding="utf-8")
-        self._html = template.replace("{{assets}}", f"/assets/{self.version}").replace(
-            "{{title}}", html.escape(title)
-        )
+        self._html = self._filled("index.html", html.escape(title))
+        self._manifest = self._filled("manifest.webmanifest", json.dumps(title)[1:-1])
         self.router = APIRouter()
         self.router.add_api_route("/", self.index, methods=["GET", "HEAD"])
         self.router.add_api_route("/c/{conversation_id}", self.index, methods=["GET", "HEAD"])
+        self.router.add_api_route("/manifest.webmanifest", self.manifest, methods=["GET", "HEAD"])
         self.router.add_api_route("/assets/{version}/{name:path}", self.asset, methods=["GET", "HEAD"])
 
     async def index(self) -> Response:
         """The page, the same for every address in it."""
         return Response(self._html, media_type="text/html", headers=_SAFE_PAGE)
+
+    async def manifest(self) -> Response:
+        """What the page is called and looks like as an installed app."""
+        return Response(
+            self._manifest,
+            media_type="application/manifest+json",
+            headers=_SAFE | {"cache-control": "no-cache"},
+        )
 
     async def asset(self, version: str, name: str) -> Response:
         """One file of the page."""
@@ -75,3 +87,7 @@ class Page:
                 Refusal("invalid_request", "The page has changed: load it again."), status=404
             )
         return Response(data, media_type=_TYPES[Path(name).suffix], headers=_SAFE_ASSET)
+
+    def _filled(self, name: str, title: str) -> str:
+        template = (_STATIC / name).read_text(encoding="utf-8")
+        return template.replace("{{assets}}", f"/assets/{self.version}").replace("{{title}}", title)
