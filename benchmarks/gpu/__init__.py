@@ -1,0 +1,1 @@
+"""What the kernels and the engine reach on one GPU; see `run.py`."""
