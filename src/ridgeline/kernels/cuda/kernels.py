@@ -1,5 +1,6 @@
 """The set of kernels for an NVIDIA GPU."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from ridgeline.kernels.cuda.plan import DevicePlan, Work
 from ridgeline.kernels.cuda.rotary import rotary_table, rotate_and_store
 from ridgeline.kernels.cuda.units import Units, decode_capacity, decode_units, prefill_units
 from ridgeline.kernels.interface import AttentionSpec, Batch, Chunk, HeadNorms, Integers, Linear
+
+
+_CHUNK_PART_TOKENS = 256
+"""Contexts of chunks are cut at multiples of this: a shorter part would not pay for its merging."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class CudaAttention:
         return prefill_units(
             chunks,
             tile_queries=self.chunk_queries,
-            align=self._align,
+            align=math.lcm(self._align, _CHUNK_PART_TOKENS),
             kv_heads=self._spec.kv.kv_heads,
             processors=self._limits.processors,
             window=self._widest,
