@@ -16,7 +16,6 @@ from ridgeline.kernels.cuda.rotary import rotary_table, rotate_and_store
 from ridgeline.kernels.cuda.units import Units, decode_capacity, decode_units, prefill_units
 from ridgeline.kernels.interface import AttentionSpec, Batch, Chunk, HeadNorms, Integers, Linear
 
-
 _CHUNK_PART_TOKENS = 256
 """Contexts of chunks are cut at multiples of this: a shorter part would not pay for its merging."""
 
@@ -47,9 +46,7 @@ class CudaAttention:
         max_tiles: most single tokens in a step.
     """
 
-    def __init__(
-        self, spec: AttentionSpec, device: torch.device, limits: GpuLimits, max_tiles: int
-    ) -> None:
+    def __init__(self, spec: AttentionSpec, device: torch.device, limits: GpuLimits, max_tiles: int) -> None:
         self._spec, self._limits = spec, limits
         kv = spec.kv
         size = (kv.blocks, kv.layers, 2, kv.kv_heads, kv.block_size_tokens, kv.head_dim)
@@ -61,9 +58,7 @@ class CudaAttention:
         self._align = context_align(spec)
         self.chunk_queries = chunk_queries(spec, limits.shared_memory_bytes)
         """Queries in a tile of a chunk."""
-        self._partials = Partials(
-            spec, decode_capacity(max_tiles, kv.kv_heads, limits.processors), device
-        )
+        self._partials = Partials(spec, decode_capacity(max_tiles, kv.kv_heads, limits.processors), device)
 
     def single_units(self, contexts: Integers, slots: Integers, tiles: int) -> Units:
         """Units of single tokens, as many as any step of so many `tiles` has."""
