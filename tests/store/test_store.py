@@ -69,11 +69,11 @@ async def test_saving_again_updates_and_survives_reopening(store: Store) -> None
 
 async def test_tenants_do_not_see_each_other(store: Store) -> None:
     await store.save([conversation()], [message("m1")])
-    assert await store.conversations("bob") == []
+    assert await store.conversations("bob", pinned=False) == []
     assert await store.conversation("bob", "c1") is None
     assert await store.conversation_of("bob", "m1") is None
     assert not await store.set_deleted("bob", "c1", 5)
-    assert await store.count_conversations("bob") == 0
+    assert await store.count_conversations("bob", pinned=False) == 0
     assert await store.conversation_of("ann", "m1") == conversation()
     assert await store.count_conversations("ann") == 1
 
@@ -81,15 +81,15 @@ async def test_tenants_do_not_see_each_other(store: Store) -> None:
 async def test_newest_first_in_pages(store: Store) -> None:
     for number in range(5):
         await store.save([conversation(f"c{number}", updated_ms=number)])
-    first = await store.conversations("ann", limit=3)
-    rest = await store.conversations("ann", limit=3, before_ms=first[-1].updated_ms)
+    first = await store.conversations("ann", pinned=False, limit=3)
+    rest = await store.conversations("ann", pinned=False, limit=3, before_ms=first[-1].updated_ms)
     assert [row.id for row in first + rest] == ["c4", "c3", "c2", "c1", "c0"]
 
 
 async def test_deleting_hides_restoring_brings_back_purging_erases(store: Store, tmp_path: Path) -> None:
     await store.save([conversation()], [message("m1"), message("m2", "m1", 1)])
     assert await store.set_deleted("ann", "c1", 50)
-    assert await store.conversations("ann") == []
+    assert await store.conversations("ann", pinned=False) == []
     assert await store.conversation("ann", "c1") is None
     assert await store.purge_deleted(49) == 0
     assert await store.set_deleted("ann", "c1", None)
@@ -157,7 +157,7 @@ async def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None
     await store.close()
     with sqlite3.connect(path) as plain:
         plain.execute("UPDATE alembic_version SET version_num='0999'")
-    with pytest.raises(SchemaTooNewError, match=r"has schema 0999.*knows only up to 0001.*upgrade"):
+    with pytest.raises(SchemaTooNewError, match=r"has schema 0999.*knows only up to 0002.*upgrade"):
         await store.open(or_memory=True)
     with sqlite3.connect(path) as plain:
         assert plain.execute("SELECT version_num FROM alembic_version").fetchone() == ("0999",)
@@ -180,7 +180,7 @@ async def test_a_folder_that_cannot_be_made_falls_back_to_memory_where_asked(tmp
     await store.open(or_memory=True)
     assert store.problem is not None and "memory only" in store.problem
     await asyncio.gather(*(store.save([conversation(f"c{n}")]) for n in range(5)))
-    assert len(await store.conversations("ann")) == 5
+    assert len(await store.conversations("ann", pinned=False)) == 5
     await store.close()
 
 

@@ -22,7 +22,9 @@ class ScriptedBackend:
         script: answers to give first, in order; a `Refusal` or another exception is raised.
         hold_after: stop after so many words until this is None again or the request is cancelled.
         delay_seconds: time per word.
-        requests: what was asked, in order.
+        requests: what was asked, in order; those for titles are in `titles`.
+        title: what is answered to those; nothing leaves a conversation the title it has.
+        hold_titles: those wait until this is False again or they are cancelled.
         running: ids of requests that hold blocks.
     """
 
@@ -32,12 +34,19 @@ class ScriptedBackend:
         self.hold_after: int | None = None
         self.delay_seconds = 0.0
         self.requests: list[Request] = []
+        self.titles: list[Request] = []
+        self.title: str | Exception = ""
+        self.hold_titles = False
         self.running: set[str] = set()
         self.infos = [ModelInfo("tiny", 1, 2000, 100, 1000)]
         self.deaf = False
         self._cancelled: set[str] = set()
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        if request.id.startswith("title-"):
+            async for delta in self._title(request):
+                yield delta
+            return
         self.requests.append(request)
         reply = self.script.pop(0) if self.script else self.reply
         if isinstance(reply, Refusal):
@@ -62,6 +71,22 @@ class ScriptedBackend:
             if isinstance(reply, Exception):
                 raise reply
             yield Delta(0, finish="stop", usage=Usage(prompt, count, prompt // 2))
+        finally:
+            self.running.discard(request.id)
+
+    async def _title(self, request: Request) -> AsyncIterator[Delta]:
+        self.titles.append(request)
+        self.running.add(request.id)
+        try:
+            while self.hold_titles and not self._ended(request):  # noqa: ASYNC110 - as in `_wait`
+                await asyncio.sleep(0.005)
+            if isinstance(self.title, Exception):
+                raise self.title
+            made = words(self.title)[: request.stopping.max_tokens]
+            whole = len(made) == len(words(self.title))
+            yield Delta(0, "".join(made), tuple(range(len(made))))
+            finish = "cancelled" if self._ended(request) else "stop" if whole else "length"
+            yield Delta(0, finish=finish, usage=Usage(1, len(made), 0))
         finally:
             self.running.discard(request.id)
 

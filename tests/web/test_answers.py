@@ -12,7 +12,8 @@ from ridgeline.protocol import Refusal
 from ridgeline.store.errors import StoreError
 from ridgeline.store.records import StoredMessage
 from ridgeline.store.store import Store
-from ridgeline.web.answers import NotFoundError, title_of
+from ridgeline.web.rules import NotFoundError
+from ridgeline.web.titles import title_of
 from ridgeline.web.context import newest_path
 from ridgeline.web.job import Event, Job
 from ridgeline.web.settings import WebSettings

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from ridgeline.store.errors import SchemaTooNewError, explain
+from ridgeline.store.folding import contains_folded
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 MEMORY = "sqlite+aiosqlite://"
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_TIMEOUT_MS = 5000
@@ -99,6 +100,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA secure_delete=ON")  # what people delete is overwritten
     cursor.close()
+    connection.create_function("contains_folded", 2, contains_folded, deterministic=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -1,15 +1,36 @@
 """The rows as plain values; what passes between the store and its users."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["user", "assistant"]
 MessageStatus = Literal["complete", "streaming", "stopped", "interrupted", "failed"]
+TitleBy = Literal["first", "model", "user"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """How a conversation is answered; None stands for the site's default.
+
+    Attributes:
+        system_prompt: said to the model before everything else; empty for none.
+        max_tokens: where an answer ends at the latest.
+    """
+
+    system_prompt: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation of one tenant. Times are milliseconds since 1970."""
+    """A conversation of one tenant. Times are milliseconds since 1970.
+
+    Attributes:
+        title_by: whose words the title is: the first message's, the model's or the user's.
+        leaf_id: the message that the shown branch ends in; None for the newest one.
+    """
 
     id: str
     tenant: str
@@ -18,6 +39,10 @@ class Conversation:
     created_ms: int
     updated_ms: int
     deleted_ms: int | None = None
+    title_by: TitleBy = "first"
+    pinned: bool = False
+    leaf_id: str | None = None
+    settings: ChatSettings = field(default_factory=ChatSettings)
 
 
 @dataclass(frozen=True, slots=True)

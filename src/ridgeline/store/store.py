@@ -2,18 +2,22 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, Table, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ridgeline.store import database as db
 from ridgeline.store.errors import SchemaTooNewError, StoreError, explain
 from ridgeline.store.records import Conversation, StoredMessage
+from ridgeline.store.rows import conversation_of, row_of
+from ridgeline.store.search import Hit
+from ridgeline.store.search_dialects import search_for
 from ridgeline.store.tables import conversations, messages
+
+_IDS_AT_ONCE = 500
 
 
 class Store:
@@ -55,41 +59,72 @@ class Store:
         """Insert or update conversations and messages (parents first) in one transaction."""
         async with self._transaction() as connection:
             for conversation in changed:
-                await _upsert(connection, conversations, asdict(conversation))
+                await _upsert(connection, conversations, row_of(conversation))
             for row in rows:
-                await _upsert(connection, messages, asdict(row))
+                await _upsert(connection, messages, row_of(row))
+
+    async def add(self, conversation: Conversation, rows: Sequence[StoredMessage]) -> None:
+        """Insert a conversation with its messages (parents first), and never touch what is there."""
+        async with self._transaction() as connection:
+            await connection.execute(insert(conversations), row_of(conversation))
+            if rows:
+                await connection.execute(insert(messages), [row_of(row) for row in rows])
 
     async def conversations(
-        self, tenant: str, *, limit: int = 100, before_ms: int | None = None
+        self, tenant: str, *, pinned: bool, limit: int = 100, before_ms: int | None = None
     ) -> list[Conversation]:
-        """The tenant's conversations, newest first; `before_ms` continues an earlier page."""
-        query = select(conversations).where(
-            conversations.c.tenant == tenant, conversations.c.deleted_ms.is_(None)
-        )
-        if before_ms is not None:
-            query = query.where(conversations.c.updated_ms < before_ms)
-        query = query.order_by(conversations.c.updated_ms.desc(), conversations.c.id).limit(limit)
-        async with self._transaction() as connection:
-            return [Conversation(**row) for row in (await connection.execute(query)).mappings()]
+        """The tenant's conversations, pinned or not, newest first; `before_ms` continues a page.
 
-    async def count_conversations(self, tenant: str) -> int:
-        """How many conversations the tenant has."""
-        query = select(func.count()).where(
-            conversations.c.tenant == tenant, conversations.c.deleted_ms.is_(None)
+        A page has more than `limit` where the next ones are as old as its last one: otherwise
+        those would be on no page.
+        """
+        query = (
+            select(conversations)
+            .where(*_listed(tenant), conversations.c.pinned.is_(pinned))
+            .order_by(conversations.c.updated_ms.desc(), conversations.c.id.desc())
         )
+        page = query if before_ms is None else query.where(conversations.c.updated_ms < before_ms)
+        async with self._transaction() as connection:
+            found = await _conversations(connection, page.limit(limit))
+            if len(found) == limit:
+                last = found[-1]
+                same = query.where(
+                    conversations.c.updated_ms == last.updated_ms, conversations.c.id < last.id
+                )
+                found += await _conversations(connection, same)
+        return found
+
+    async def conversation_ids(self, tenant: str) -> list[str]:
+        """All of the tenant's conversations by their ids, newest first."""
+        query = select(conversations.c.id).where(*_listed(tenant))
+        query = query.order_by(conversations.c.updated_ms.desc(), conversations.c.id.desc())
+        async with self._transaction() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def count_conversations(self, tenant: str, *, pinned: bool | None = None) -> int:
+        """How many conversations the tenant has, or how many that are pinned or not."""
+        query = select(func.count()).select_from(conversations).where(*_listed(tenant))
+        if pinned is not None:
+            query = query.where(conversations.c.pinned.is_(pinned))
         async with self._transaction() as connection:
             return int((await connection.execute(query)).scalar_one())
 
+    async def owners(self, ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
+        """Of those conversations that are there: the tenant, and whether it is deleted."""
+        columns = (conversations.c.id, conversations.c.tenant, conversations.c.deleted_ms)
+        owners: dict[str, tuple[str, bool]] = {}
+        async with self._transaction() as connection:
+            for start in range(0, len(ids), _IDS_AT_ONCE):
+                some = ids[start : start + _IDS_AT_ONCE]
+                found = await connection.execute(select(*columns).where(conversations.c.id.in_(some)))
+                owners |= {row.id: (row.tenant, row.deleted_ms is not None) for row in found}
+        return owners
+
     async def conversation(self, tenant: str, conversation_id: str) -> Conversation | None:
         """One conversation, if it is the tenant's and not deleted."""
-        query = select(conversations).where(
-            conversations.c.id == conversation_id,
-            conversations.c.tenant == tenant,
-            conversations.c.deleted_ms.is_(None),
-        )
+        query = select(conversations).where(conversations.c.id == conversation_id, *_listed(tenant))
         async with self._transaction() as connection:
-            row = (await connection.execute(query)).mappings().first()
-        return Conversation(**row) if row else None
+            return next(iter(await _conversations(connection, query)), None)
 
     async def messages(self, conversation_id: str) -> list[StoredMessage]:
         """All messages of a conversation, ancestors before descendants, older before newer."""
@@ -106,15 +141,15 @@ class Store:
         query = (
             select(conversations)
             .join(messages, messages.c.conversation_id == conversations.c.id)
-            .where(
-                messages.c.id == message_id,
-                conversations.c.tenant == tenant,
-                conversations.c.deleted_ms.is_(None),
-            )
+            .where(messages.c.id == message_id, *_listed(tenant))
         )
         async with self._transaction() as connection:
-            row = (await connection.execute(query)).mappings().first()
-        return Conversation(**row) if row else None
+            return next(iter(await _conversations(connection, query)), None)
+
+    async def search(self, tenant: str, wanted: str, *, limit: int) -> tuple[list[Hit], bool]:
+        """The tenant's conversations with a text in title or messages; see `TextSearch.find`."""
+        async with self._transaction() as connection:
+            return await search_for(connection.dialect).find(connection, tenant, wanted, limit)
 
     async def set_deleted(self, tenant: str, conversation_id: str, deleted_ms: int | None) -> bool:
         """Hide a conversation, or with None bring it back; False where there is none."""
@@ -151,6 +186,14 @@ class Store:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             raise explain(self.database, error) from error
+
+
+def _listed(tenant: str) -> tuple[ColumnElement[bool], ...]:
+    return conversations.c.tenant == tenant, conversations.c.deleted_ms.is_(None)
+
+
+async def _conversations(connection: AsyncConnection, query: Select[Any]) -> list[Conversation]:
+    return [conversation_of(row) for row in (await connection.execute(query)).mappings()]
 
 
 async def _upsert(connection: AsyncConnection, table: Table, values: dict[str, Any]) -> None:

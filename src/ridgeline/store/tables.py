@@ -1,6 +1,20 @@
 """The tables, in words that SQLite and PostgreSQL both understand."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -20,7 +34,24 @@ conversations = Table(
     Column("created_ms", BigInteger, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
     Column("deleted_ms", BigInteger, index=True),
-    Index(None, "tenant", "updated_ms"),
+    Column("title_by", String(16), nullable=False, server_default="first"),
+    Column("pinned", Boolean, nullable=False, server_default=false()),
+    # Not a foreign key: conversations and messages would each have to be written before the other.
+    Column("leaf_id", String(32)),
+    Column("system_prompt", Text, nullable=False, server_default=""),
+    Column("temperature", Float),
+    Column("top_p", Float),
+    Column("max_tokens", Integer),
+    # What a list shows, in its order; counting needs nothing else.
+    Index(
+        None,
+        "tenant",
+        "pinned",
+        "updated_ms",
+        "id",
+        sqlite_where=text("deleted_ms IS NULL"),
+        postgresql_where=text("deleted_ms IS NULL"),
+    ),
 )
 
 messages = Table(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ridgeline.protocol import Backend, Message, ModelInfo, Refusal
-from ridgeline.store.records import StoredMessage
+from ridgeline.store.records import Conversation, StoredMessage
 
 # When the window must move it moves further than needed. A window that moved at every turn would
 # change the beginning of every prompt, and no cached prefix could ever be used again.
@@ -27,6 +27,12 @@ def newest_path(rows: Sequence[StoredMessage]) -> list[StoredMessage]:
     return path_to(rows, max(rows, key=lambda row: (row.created_ms, row.position)))
 
 
+def shown_path(conversation: Conversation, rows: Sequence[StoredMessage]) -> list[StoredMessage]:
+    """The branch that a conversation shows: that of its leaf, else the newest."""
+    leaf = next((row for row in rows if row.id == conversation.leaf_id), None)
+    return newest_path(rows) if leaf is None else path_to(rows, leaf)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The part of a conversation that the model is shown.
@@ -41,9 +47,14 @@ class Window:
 
 
 async def window_of(
-    backend: Backend, model: ModelInfo, path: Sequence[StoredMessage], *, reserve_tokens: int
+    backend: Backend,
+    model: ModelInfo,
+    path: Sequence[StoredMessage],
+    *,
+    reserve_tokens: int,
+    system_prompt: str = "",
 ) -> Window:
-    """The newest messages of `path` that the model can be shown.
+    """The newest messages of `path` that the model can be shown, after the whole system prompt.
 
     The last message is always shown. The window starts where it did for the answer before, and
     moves only when it must.
@@ -56,7 +67,7 @@ async def window_of(
     start = max((row.context_from for row in path), default=0)
 
     async def tokens_from(first: int) -> int:
-        return len(await backend.tokenize(model.name, messages=shown(path, first)))
+        return len(await backend.tokenize(model.name, messages=shown(path, first, system_prompt)))
 
     def window(first: int, tokens: int) -> Window:
         return Window(first, model.max_context_tokens - tokens)
@@ -79,14 +90,22 @@ async def window_of(
     needed = await tokens_from(last)
     if needed <= limit:
         return window(last, needed)
+    what = "The message and the system prompt have" if system_prompt else "The message has"
     raise Refusal(
         "context_length_exceeded",
-        f"The message has {needed} tokens, but {model.name} can be shown {limit} (its context of "
-        f"{model.max_context_tokens} tokens, less {reserve} for the answer): shorten the message.",
+        f"{what} {needed} tokens, but {model.name} can be shown {limit} (its context of "
+        f"{model.max_context_tokens} tokens, less {reserve} for the answer): shorten "
+        f"{'one of them' if system_prompt else 'the message'}.",
         param="content",
     )
 
 
-def shown(path: Sequence[StoredMessage], first: int) -> tuple[Message, ...]:
-    """The messages from position `first` on, as the model gets them; empty answers are left out."""
-    return tuple(Message(row.role, row.content) for row in path if row.position >= first and row.content)
+def shown(path: Sequence[StoredMessage], first: int, system_prompt: str = "") -> tuple[Message, ...]:
+    """What the model gets: the system prompt, and the messages from position `first` on.
+
+    Empty answers are left out.
+    """
+    system = (Message("system", system_prompt),) if system_prompt else ()
+    return system + tuple(
+        Message(row.role, row.content) for row in path if row.position >= first and row.content
+    )

@@ -1,16 +1,18 @@
-"""Conversations as the page sees them: the store, and what the store could not take."""
+"""Conversations as the page sees them: the store, what it could not take, and temporary ones."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sqlalchemy.exc import IntegrityError
 
 from ridgeline.store.errors import StoreError
 from ridgeline.store.records import Conversation, StoredMessage
+from ridgeline.store.search import Hit
 from ridgeline.store.store import Store
+from ridgeline.web.temporary import TemporaryConversations, is_temporary
 
 log = logging.getLogger("ridgeline.web")
 
@@ -26,10 +28,12 @@ class Conversations:
     """Reads and writes conversations, and goes on in memory while the disk is full.
 
     Rows that could not be written are kept (at most `MAX_UNSAVED`) and are written with the next
-    ones. `problem` is the sentence to show for as long as something is not saved.
+    ones. `problem` is the sentence to show for as long as something is not saved. What belongs to
+    a temporary conversation stays in `temporary` and never reaches the store.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, temporary: TemporaryConversations) -> None:
+        self.temporary = temporary
         self._store = store
         self._unsaved_conversations: dict[str, Conversation] = {}
         self._unsaved_rows: dict[str, StoredMessage] = {}
@@ -44,24 +48,102 @@ class Conversations:
     async def save(
         self, conversation: Conversation | None = None, rows: Sequence[StoredMessage] = ()
     ) -> None:
-        """Write, together with what earlier failed. Never raises `StoreError`: see `problem`."""
-        if conversation is not None:
+        """Write, together with what earlier failed. Never raises `StoreError`: see `problem`.
+
+        For conversations that are new, and for messages; see `change` for one that is there.
+        """
+        if conversation is not None and is_temporary(conversation.id):
+            self.temporary.put(conversation)
+        elif conversation is not None:
             self._unsaved_conversations[conversation.id] = conversation
-        self._unsaved_rows.update((row.id, row) for row in rows)
+        self._note(rows)
         async with self._one_writer:
             await self._write()
+
+    async def add(self, conversation: Conversation, rows: Sequence[StoredMessage]) -> bool:
+        """Store a whole conversation; False where one of that id has come in meanwhile.
+
+        Raises:
+            StoreError: it cannot be stored; it is not kept for later either.
+        """
+        async with self._one_writer:
+            try:
+                await self._store.add(conversation, rows)
+            except StoreError as error:
+                if isinstance(error.__cause__, IntegrityError):
+                    return False
+                raise
+            return True
+
+    async def change(
+        self,
+        tenant: str,
+        conversation_id: str,
+        change: Callable[[Conversation], Conversation],
+        rows: Sequence[StoredMessage] = (),
+    ) -> Conversation | None:
+        """Change a conversation as it stands now, and write it with messages of it.
+
+        Changes come one after the other, so that none undoes another.
+
+        Returns:
+            The conversation as it then is; None if it is no longer there, and `rows` go with it.
+        """
+        self._note(rows)
+        async with self._one_writer:
+            found = await self.get(tenant, conversation_id)
+            if found is None:
+                for row in rows:
+                    self._unsaved_rows.pop(row.id, None)
+                return None
+            changed = change(found)
+            if is_temporary(conversation_id):
+                self.temporary.put(changed)
+            else:
+                self._unsaved_conversations[conversation_id] = changed
+                await self._write()
+            return changed
+
+    def _note(self, rows: Sequence[StoredMessage]) -> None:
+        """Take messages over, before anything is awaited: an answer may end and save itself first."""
+        self.temporary.put_rows(rows)
+        self._unsaved_rows.update((row.id, row) for row in rows if not is_temporary(row.conversation_id))
 
     async def _write(self) -> None:
         conversations = list(self._unsaved_conversations.values())
         rows = sorted(self._unsaved_rows.values(), key=lambda row: row.position)
+        if not conversations and not rows:
+            return
         try:
             await self._store.save(conversations, rows)
         except StoreError as error:
             if not isinstance(error.__cause__, IntegrityError):
                 self._keep_for_later(error)
                 return
-            # These rows contradict the database and always will; others must not wait for them.
-            log.error("Dropped %d messages that do not fit the database: %s", len(rows), error)
+            await self._write_apart(conversations, rows)
+        else:
+            self._written(conversations, rows)
+        if self._write_problem is not None:
+            log.info("Conversations are saved again.")
+            self._write_problem = None
+
+    async def _write_apart(
+        self, conversations: Sequence[Conversation], rows: Sequence[StoredMessage]
+    ) -> None:
+        """Write each conversation by itself; what contradicts the database always will, and is dropped."""
+        names = {row.id for row in conversations} | {row.conversation_id for row in rows}
+        for name in names:
+            mine = [row for row in conversations if row.id == name]
+            its_rows = [row for row in rows if row.conversation_id == name]
+            try:
+                await self._store.save(mine, its_rows)
+            except StoreError as error:
+                if not isinstance(error.__cause__, IntegrityError):
+                    continue
+                log.error("Dropped %d messages that do not fit the database.", len(its_rows))
+            self._written(mine, its_rows)
+
+    def _written(self, conversations: Sequence[Conversation], rows: Sequence[StoredMessage]) -> None:
         # Only what was written is forgotten: a newer version may have come meanwhile.
         for done in conversations:
             if self._unsaved_conversations.get(done.id) is done:
@@ -69,9 +151,6 @@ class Conversations:
         for row in rows:
             if self._unsaved_rows.get(row.id) is row:
                 del self._unsaved_rows[row.id]
-        if self._write_problem is not None:
-            log.info("Conversations are saved again.")
-            self._write_problem = None
 
     def _keep_for_later(self, error: StoreError) -> None:
         if self._write_problem is None:
@@ -82,23 +161,49 @@ class Conversations:
         while len(self._unsaved_rows) > MAX_UNSAVED:
             del self._unsaved_rows[next(iter(self._unsaved_rows))]
 
-    async def newest(self, tenant: str, *, limit: int, before_ms: int | None = None) -> list[Conversation]:
-        """Newest first."""
-        rows = {
-            row.id: row for row in await self._store.conversations(tenant, limit=limit, before_ms=before_ms)
+    async def newest(
+        self, tenant: str, *, limit: int, before_ms: int | None = None, pinned: bool = False
+    ) -> list[Conversation]:
+        """Newest first; more than `limit` only where they are as old as the last of these."""
+        stored = await self._store.conversations(tenant, pinned=pinned, limit=limit, before_ms=before_ms)
+        rows = [row for row in stored if row.id not in self._unsaved_conversations]
+        from_ms = stored[-1].updated_ms if len(stored) >= limit else 0
+        rows += [
+            row
+            for row in self._unsaved_conversations.values()
+            if row.tenant == tenant and row.deleted_ms is None and row.pinned == pinned
+            if from_ms <= row.updated_ms and (before_ms is None or row.updated_ms < before_ms)
+        ]
+        return sorted(rows, key=lambda row: -row.updated_ms)
+
+    async def ids(self, tenant: str) -> list[str]:
+        """All of the tenant's stored conversations by their ids, newest first."""
+        return await self._store.conversation_ids(tenant)
+
+    async def owners(self, ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
+        """Of those ids that are taken: the tenant, and whether the conversation is deleted."""
+        unsaved = self._unsaved_conversations
+        mine = {name: unsaved[name] for name in ids if name in unsaved}
+        return await self._store.owners(ids) | {
+            name: (row.tenant, row.deleted_ms is not None) for name, row in mine.items()
         }
-        for row in self._unsaved_conversations.values():
-            mine = row.tenant == tenant and row.deleted_ms is None
-            if mine and (before_ms is None or row.updated_ms < before_ms):
-                rows[row.id] = row
-        return sorted(rows.values(), key=lambda row: -row.updated_ms)[:limit]
+
+    async def search(self, tenant: str, wanted: str, *, limit: int) -> tuple[list[Hit], bool]:
+        """Where a text stands in titles and messages, and whether there may be more."""
+        return await self._store.search(tenant, wanted, limit=limit)
 
     async def count(self, tenant: str) -> int:
         """How many conversations the tenant keeps in the store."""
         return await self._store.count_conversations(tenant)
 
+    async def count_pinned(self, tenant: str) -> int:
+        """How many of them are pinned."""
+        return await self._store.count_conversations(tenant, pinned=True)
+
     async def get(self, tenant: str, conversation_id: str) -> Conversation | None:
         """One conversation of the tenant."""
+        if is_temporary(conversation_id):
+            return self.temporary.get(tenant, conversation_id)
         unsaved = self._unsaved_conversations.get(conversation_id)
         if unsaved is not None:
             return unsaved if unsaved.tenant == tenant and unsaved.deleted_ms is None else None
@@ -106,29 +211,43 @@ class Conversations:
 
     async def messages(self, conversation_id: str) -> list[StoredMessage]:
         """All messages of a conversation, ancestors before descendants."""
-        rows = {row.id: row for row in await self._store.messages(conversation_id)}
-        for row in self._unsaved_rows.values():
-            if row.conversation_id == conversation_id:
-                rows[row.id] = row
-        return sorted(rows.values(), key=lambda row: (row.position, row.created_ms))
+        if is_temporary(conversation_id):
+            found = self.temporary.messages(conversation_id)
+        else:
+            rows = {row.id: row for row in await self._store.messages(conversation_id)}
+            for row in self._unsaved_rows.values():
+                if row.conversation_id == conversation_id:
+                    rows[row.id] = row
+            found = list(rows.values())
+        return sorted(found, key=lambda row: (row.position, row.created_ms))
 
     async def of_message(self, tenant: str, message_id: str) -> Conversation | None:
         """The tenant's conversation that a message stands in."""
+        if (temporary := self.temporary.of_message(tenant, message_id)) is not None:
+            return temporary
         row = self._unsaved_rows.get(message_id)
         if row is not None:
             return await self.get(tenant, row.conversation_id)
         return await self._store.conversation_of(tenant, message_id)
 
     async def delete(self, conversation: Conversation) -> None:
-        """Hide a conversation."""
-        deleted_ms = now_ms()
-        if conversation.id in self._unsaved_conversations:
-            self._unsaved_conversations[conversation.id] = replace(conversation, deleted_ms=deleted_ms)
-        await self._store.set_deleted(conversation.tenant, conversation.id, deleted_ms)
+        """Hide a conversation; a temporary one is gone."""
+        if is_temporary(conversation.id):
+            self.temporary.drop(conversation.id)
+        else:
+            deleted_ms = now_ms()
+            await self.change(
+                conversation.tenant, conversation.id, lambda found: replace(found, deleted_ms=deleted_ms)
+            )
 
     async def restore(self, tenant: str, conversation_id: str) -> bool:
         """Bring a deleted conversation back; False where there is none any more."""
-        unsaved = self._unsaved_conversations.get(conversation_id)
-        if unsaved is not None and unsaved.tenant == tenant:
+        async with self._one_writer:
+            unsaved = self._unsaved_conversations.get(conversation_id)
+            if unsaved is None:
+                return await self._store.set_deleted(tenant, conversation_id, None)
+            if unsaved.tenant != tenant:
+                return False
             self._unsaved_conversations[conversation_id] = replace(unsaved, deleted_ms=None)
-        return await self._store.set_deleted(tenant, conversation_id, None) or unsaved is not None
+            await self._write()
+            return True

@@ -1,91 +1,48 @@
-"""The routes that the page calls, below `/web`."""
+"""The routes that the page calls, below `/web`: the session, asking, and answers."""
 
-from typing import Annotated
-
-import orjson
-from fastapi import APIRouter, Depends
-from pydantic import BaseModel, Field
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ridgeline.api.auth import authenticate
 from ridgeline.api.validation import read_json
 from ridgeline.protocol import Refusal
-from ridgeline.store.records import StoredMessage
-from ridgeline.web.answers import NotFoundError
-from ridgeline.web.context import newest_path
+from ridgeline.store.records import ChatSettings
+from ridgeline.web import conversation_routes, transfer_routes
 from ridgeline.web.events import EventResponse, finished
-from ridgeline.web.site import Site
+from ridgeline.web.http import Tenant, json_response, site_of
+from ridgeline.web.rules import NotFoundError
+from ridgeline.web.schemas import TITLE_CHARACTERS, NewMessage, Regenerate
 from ridgeline.web.wire import conversation_json, message_json, models_json
 
 router = APIRouter(prefix="/web")
-Tenant = Annotated[str, Depends(authenticate)]
-_PAGE_SIZE = 100
-
-
-class NewMessage(BaseModel):
-    """A message to be answered."""
-
-    content: Annotated[str, Field(min_length=1)]
-    conversation_id: str | None = None
-    model: str | None = None
+router.include_router(conversation_routes.router)
+router.include_router(transfer_routes.router)
 
 
 @router.get("/session")
 async def session(http: Request, tenant: Tenant) -> Response:
     """What the page needs to know once."""
-    site = _site(http)
-    return _json(
+    site = site_of(http)
+    settings = site.settings
+    return json_response(
         {
             "tenant": tenant,
             "models": models_json(site.backend.models()),
-            "max_message_characters": site.settings.max_message_characters,
-            "undo_seconds": site.settings.undo_seconds,
+            "max_message_characters": settings.max_message_characters,
+            "undo_seconds": settings.undo_seconds,
             "problem": site.conversations.problem,
+            "defaults": {
+                "temperature": settings.sampling.temperature,
+                "top_p": settings.sampling.top_p,
+                "max_tokens": settings.max_answer_tokens,
+            },
+            "limits": {
+                "system_prompt_characters": settings.max_system_prompt_characters,
+                "import_bytes": transfer_routes.import_bytes(http),
+                "title_characters": TITLE_CHARACTERS,
+            },
         }
     )
-
-
-@router.get("/conversations")
-async def conversations(http: Request, tenant: Tenant, before_ms: int | None = None) -> Response:
-    """The tenant's conversations, newest first, a page at a time."""
-    rows = await _site(http).conversations.newest(tenant, limit=_PAGE_SIZE, before_ms=before_ms)
-    return _json({"conversations": [conversation_json(row) for row in rows], "more": len(rows) == _PAGE_SIZE})
-
-
-@router.get("/conversations/{conversation_id}")
-async def conversation(http: Request, tenant: Tenant, conversation_id: str) -> Response:
-    """A conversation with its messages; one being written is as it stands now."""
-    site = _site(http)
-    found = await site.conversations.get(tenant, conversation_id)
-    if found is None:
-        raise NotFoundError("conversation", "conversation_id")
-    path = newest_path(await site.conversations.messages(found.id))
-    shown = [
-        message_json(row) if isinstance(row, StoredMessage) else row for row in site.answers.with_live(path)
-    ]
-    return _json({"conversation": conversation_json(found), "messages": shown})
-
-
-@router.delete("/conversations/{conversation_id}")
-async def delete(http: Request, tenant: Tenant, conversation_id: str) -> Response:
-    """Hide a conversation, and erase it when it can no longer be brought back."""
-    site = _site(http)
-    found = await site.conversations.get(tenant, conversation_id)
-    if found is None:
-        raise NotFoundError("conversation", "conversation_id")
-    await site.answers.stop_conversation(found.id)
-    await site.conversations.delete(found)
-    site.purge_later()
-    return _json({"deleted": True})
-
-
-@router.post("/conversations/{conversation_id}/restore")
-async def restore(http: Request, tenant: Tenant, conversation_id: str) -> Response:
-    """Bring a deleted conversation back."""
-    if not await _site(http).conversations.restore(tenant, conversation_id):
-        raise NotFoundError("conversation", "conversation_id")
-    return _json({"deleted": False})
 
 
 @router.post("/messages")
@@ -94,10 +51,19 @@ async def ask(http: Request, tenant: Tenant) -> Response:
     body = await read_json(http, NewMessage)
     if not body.content.strip():
         raise Refusal("invalid_request", "`content` must be more than white space.", param="content")
-    found, question, job = await _site(http).answers.ask(
-        tenant, body.conversation_id, body.content, body.model
+    _check_new(body)
+    site = site_of(http)
+    settings = body.settings.over(ChatSettings(), site.settings) if body.settings is not None else None
+    found, question, job = await site.answers.ask(
+        tenant,
+        body.conversation_id,
+        body.content,
+        body.model,
+        parent_id=body.parent_id if "parent_id" in body.model_fields_set else ...,
+        settings=settings,
+        temporary=bool(body.temporary),
     )
-    return _json(
+    return json_response(
         {
             "conversation": conversation_json(found),
             "question": message_json(question),
@@ -106,23 +72,47 @@ async def ask(http: Request, tenant: Tenant) -> Response:
     )
 
 
+def _check_new(body: NewMessage) -> None:
+    if body.conversation_id is None:
+        if body.parent_id is not None:
+            raise Refusal(
+                "invalid_request", "`parent_id` needs `conversation_id` beside it.", param="parent_id"
+            )
+        return
+    for name in ("settings", "temporary"):
+        if getattr(body, name):
+            raise Refusal(
+                "invalid_request",
+                f"`{name}` may be sent only for a new conversation, without `conversation_id`.",
+                param=name,
+            )
+
+
+@router.post("/answers/{message_id}/regenerate")
+async def regenerate(http: Request, tenant: Tenant, message_id: str) -> Response:
+    """Make another answer to the same question."""
+    body = await read_json(http, Regenerate) if await http.body() else Regenerate()
+    found, job = await site_of(http).answers.regenerate(tenant, message_id, body.model)
+    return json_response({"conversation": conversation_json(found), "answer": job.as_json()})
+
+
 @router.post("/answers/{message_id}/continue")
 async def go_on(http: Request, tenant: Tenant, message_id: str) -> Response:
     """Go on with an answer that was stopped, interrupted, cut off or has failed."""
-    job = await _site(http).answers.go_on(tenant, message_id)
-    return _json({"answer": job.as_json()})
+    job = await site_of(http).answers.go_on(tenant, message_id)
+    return json_response({"answer": job.as_json()})
 
 
 @router.post("/answers/{message_id}/stop")
 async def stop(http: Request, tenant: Tenant, message_id: str) -> Response:
     """End an answer and keep its text."""
-    return _json({"answer": await _site(http).answers.stop(tenant, message_id)})
+    return json_response({"answer": await site_of(http).answers.stop(tenant, message_id)})
 
 
 @router.get("/answers/{message_id}/events")
 async def events(http: Request, tenant: Tenant, message_id: str) -> Response:
     """The answer as server-sent events, from `Last-Event-ID` on."""
-    site = _site(http)
+    site = site_of(http)
     timeout = http.app.state.settings.send_timeout_seconds
     job = site.answers.job(tenant, message_id)
     if job is not None:
@@ -132,12 +122,3 @@ async def events(http: Request, tenant: Tenant, message_id: str) -> Response:
         raise NotFoundError("message", "message_id")
     rows = {row.id: row for row in await site.conversations.messages(found.id)}
     return EventResponse(finished(rows[message_id], site.conversations.problem), send_timeout_seconds=timeout)
-
-
-def _site(http: Request) -> Site:
-    site: Site = http.app.state.site
-    return site
-
-
-def _json(body: object) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json", headers={"cache-control": "no-store"})

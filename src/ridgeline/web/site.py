@@ -8,6 +8,9 @@ from ridgeline.store.store import Store
 from ridgeline.web.answers import Answers
 from ridgeline.web.conversations import Conversations, now_ms
 from ridgeline.web.settings import WebSettings
+from ridgeline.web.temporary import TemporaryConversations
+from ridgeline.web.titles import Titles
+from ridgeline.web.turns import Turns
 
 
 class Site:
@@ -16,8 +19,13 @@ class Site:
     def __init__(self, backend: Backend, store: Store, settings: WebSettings) -> None:
         self.backend = backend
         self.settings = settings
-        self.conversations = Conversations(store)
-        self.answers = Answers(backend, self.conversations, settings)
+        self.temporary = TemporaryConversations(settings)
+        self.conversations = Conversations(store, self.temporary)
+        self.titles = Titles(backend, self.conversations, settings)
+        self.answers = Answers(backend, self.conversations, self.titles, settings)
+        self.searches = Turns("searches", limit=settings.max_searches, name="max_searches")
+        self.exports = Turns("exports", limit=1)
+        self.imports = Turns("imports", limit=1)
         self._store = store
         self._purges: set[asyncio.Task[None]] = set()
 
@@ -32,7 +40,9 @@ class Site:
 
     async def close(self) -> None:
         """End all answers, keep their text, close the database."""
+        await self.titles.close()
         await self.answers.close()
+        self.temporary.clear()
         for purge in self._purges:
             purge.cancel()
         await asyncio.gather(*self._purges, return_exceptions=True)

@@ -1,9 +1,14 @@
 """What the page gets as JSON."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from ridgeline.protocol import ModelInfo
 from ridgeline.store.records import Conversation, StoredMessage
+from ridgeline.store.search import Hit
+from ridgeline.web.temporary import is_temporary
+
+_SNIPPET_CHARACTERS = 80
 
 
 def conversation_json(row: Conversation) -> dict[str, object]:
@@ -11,9 +16,29 @@ def conversation_json(row: Conversation) -> dict[str, object]:
     return {
         "id": row.id,
         "title": row.title,
+        "title_by": row.title_by,
         "model": row.model,
+        "pinned": row.pinned,
+        "temporary": is_temporary(row.id),
+        "settings": asdict(row.settings),
+        "leaf_id": row.leaf_id,
         "created_ms": row.created_ms,
         "updated_ms": row.updated_ms,
+    }
+
+
+def hit_json(hit: Hit) -> dict[str, object]:
+    """Something found, with the text around it."""
+    start = max(0, hit.start - _SNIPPET_CHARACTERS // 2)
+    end = hit.end + _SNIPPET_CHARACTERS
+    return {
+        "conversation": conversation_json(hit.conversation),
+        "message_id": hit.message_id,
+        "snippet": {
+            "before": ("\N{HORIZONTAL ELLIPSIS}" if start else "") + hit.text[start : hit.start],
+            "match": hit.text[hit.start : hit.end],
+            "after": hit.text[hit.end : end] + ("\N{HORIZONTAL ELLIPSIS}" if end < len(hit.text) else ""),
+        },
     }
 
 

@@ -1,0 +1,112 @@
+"""Searching titles and texts: what every database can do. What one can do better is beside it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ridgeline.store.folding import find_folded
+from ridgeline.store.records import Conversation
+from ridgeline.store.rows import conversation_of
+from ridgeline.store.tables import conversations, messages
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Where something was found: `text` has `start` to `end`; no message means in the title."""
+
+    conversation: Conversation
+    message_id: str | None
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A message that may have the text in it."""
+
+    conversation_id: str
+    message_id: str
+    text: str
+
+
+class TextSearch:
+    """Looks at every title and text of a tenant; a subclass for a database may know better ways."""
+
+    def matches(self, column: ColumnElement[Any], wanted: str) -> ColumnElement[bool]:
+        """The condition that a column has a text in it, case aside."""
+        return column.icontains(wanted, autoescape=True)
+
+    async def candidates(
+        self, connection: AsyncConnection, tenant: str, wanted: str
+    ) -> AsyncIterator[Candidate]:
+        """Messages that may have the text in them, those of the newest conversations first."""
+        query = (
+            select(messages.c.conversation_id, messages.c.id, messages.c.content)
+            .join(conversations, conversations.c.id == messages.c.conversation_id)
+            .where(
+                conversations.c.tenant == tenant,
+                conversations.c.deleted_ms.is_(None),
+                self.matches(messages.c.content, wanted),
+            )
+            .order_by(conversations.c.updated_ms.desc(), conversations.c.id, messages.c.position.desc())
+        )
+        async with connection.stream(query) as rows:
+            async for row in rows:
+                yield Candidate(*row)
+
+    async def find(
+        self, connection: AsyncConnection, tenant: str, wanted: str, limit: int
+    ) -> tuple[list[Hit], bool]:
+        """Each conversation at most once: those found by title first, then by text, newest first.
+
+        Returns:
+            The hits, and whether there may be more.
+        """
+        hits: dict[str, Hit] = {}
+        for row in (await connection.execute(self._titles(tenant, wanted, limit))).mappings():
+            found = conversation_of(row)
+            if place := find_folded(found.title, wanted):
+                hits[found.id] = Hit(found, None, found.title, *place)
+        if len(hits) > limit:
+            return list(hits.values())[:limit], True
+        more = False
+        in_texts: dict[str, tuple[Candidate, tuple[int, int]]] = {}
+        looked_at = 0
+        async for candidate in self.candidates(connection, tenant, wanted):
+            looked_at += 1
+            name = candidate.conversation_id
+            if name in hits or name in in_texts:
+                continue
+            if place := find_folded(candidate.text, wanted):
+                if len(hits) + len(in_texts) == limit:
+                    more = True
+                    break
+                in_texts[name] = candidate, place
+            if looked_at == MAX_CANDIDATES:
+                more = True
+                break
+        query = select(conversations).where(conversations.c.id.in_(in_texts))
+        named = {row["id"]: conversation_of(row) for row in (await connection.execute(query)).mappings()}
+        for name, (candidate, place) in in_texts.items():
+            hits[name] = Hit(named[name], candidate.message_id, candidate.text, *place)
+        return list(hits.values()), more
+
+    def _titles(self, tenant: str, wanted: str, limit: int) -> Select[Any]:
+        return (
+            select(conversations)
+            .where(
+                conversations.c.tenant == tenant,
+                conversations.c.deleted_ms.is_(None),
+                self.matches(conversations.c.title, wanted),
+            )
+            .order_by(conversations.c.updated_ms.desc(), conversations.c.id)
+            .limit(limit + 1)
+        )
+
+
+MAX_CANDIDATES = 5000
+"""So many messages are looked at for one search; what is older is not found then, and said to be."""
