@@ -95,7 +95,7 @@ def check_row(logits: torch.Tensor, sampling: Sampling, u: float, token: int, ne
         assert [token] == cpu_draw(logits[None], [sampling], [u])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     rows=st.lists(st.tuples(samplings, st.floats(0, LAST, width=32)), min_size=1, max_size=3),
     vocab=st.sampled_from([8, 320, 321, 5008, 7001, 20_000]),
@@ -187,6 +187,31 @@ def test_equal_logits_are_all_kept(vocab: int, sampling: Sampling) -> None:
     logits = torch.full((3, vocab), 2.5)
     uniforms = [0.0, 10.5 / vocab, LAST]
     assert drawn_by_kernel(logits, [sampling] * 3, uniforms) == [0, 10, vocab - 1]
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("by_mass", [False, True])
+def test_the_best_may_share_a_lane(kept: int, by_mass: bool) -> None:
+    logits = torch.full((1, 5 * kernels._BLOCK), -50.0)
+    ids = 9 + kernels._BLOCK * torch.arange(5)
+    logits[0, ids] = 1 - torch.arange(5) * 2.0**-10
+    sampling = Sampling(top_p=(kept - 0.5) / 5) if by_mass else Sampling(top_k=kept)
+    assert drawn_by_kernel(logits, [sampling], [LAST]) == [int(ids[kept - 1])]
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.5, 2.5])
+def test_kept_sets_that_reach_beyond_the_largest_of_each_lane(spread: float) -> None:
+    rows = [
+        Sampling(top_p=0.3),
+        Sampling(top_p=0.9),
+        Sampling(top_p=0.6, min_p=0.001),
+        Sampling(top_k=5000, top_p=0.8),
+    ]
+    logits = torch.randn(len(rows), 20_000, generator=torch.Generator().manual_seed(8)) * spread
+    uniforms = [0.35, 0.45, 0.55, 0.65]
+    tokens = drawn_by_kernel(logits, rows, uniforms)
+    for row, sampling, u, token in zip(logits, rows, uniforms, tokens, strict=True):
+        check_row(row, sampling, u, token)
 
 
 def test_ties_that_only_the_temperature_makes_are_kept() -> None:

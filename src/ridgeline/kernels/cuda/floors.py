@@ -192,7 +192,7 @@ def limit_of_held(
         known = held >= top_p * total
         high = smallest_held(a, b, c, of_a, of_b, of_c, top_p * total, high)
         limit = _limited(limit, high, temperature)
-    return limit, known & (limit.to(tl.int32, bitcast=True) <= complete)
+    return limit, known
 
 
 @triton.jit
