@@ -257,9 +257,8 @@ def markdown(rows: Sequence[Row]) -> str:
         "memory per block and bytes of registers spilled per thread. There are no times here. Made by",
         "`python -m ridgeline.kernels.cuda.resources`; other versions of Triton give other numbers.",
         "",
-        f"Limits: {REGISTERS} registers per thread, no spills, shared memory per block of "
-        + " and ".join(f"{SHARED_BYTES[c]:,} bytes (sm_{c})" for c in capabilities)
-        + ".",
+        f"Limits: {REGISTERS} registers per thread, no spills, and of shared memory per block",
+        " and ".join(f"{SHARED_BYTES[c]:,} bytes (sm_{c})" for c in capabilities) + ".",
         "",
         f"| {' | '.join(head)} |",
         f"| --- {'| ---: ' * (len(head) - 1)}|",
