@@ -1,5 +1,6 @@
 """Penalties and counts on a GPU against those of a CPU, in Triton's interpreter."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,9 @@ from ridgeline.kernels.cuda.penalties import count_drawn, fill_counts, penalise
 from ridgeline.models import logits as cpu_logits
 from ridgeline.models.logits import SamplingState
 from ridgeline.protocol import Sampling
+
+# What overflows to infinity is clamped afterwards.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
