@@ -131,6 +131,15 @@ def f():
 Setext
 ------
 
+The area is $\\pi r^2$, with *stars $a*b$ around*:
+$$
+\\int_0^1 x^2\\,dx
+- \\frac{1}{3}
+$$
+and it costs $5 or $6.
+
+\\[ \\begin{aligned} a &= b \\\\ c &= d \\end{aligned} \\]
+
     indented code
 
 ***
@@ -143,9 +152,18 @@ def html_of(page: Page) -> str:
     return page.locator("article.answer .markdown").last.inner_html()
 
 
+def settled(page: Page) -> None:
+    """Wait for formulas and colours, which come when their libraries have been loaded."""
+    expect(page.locator("article.answer footer")).to_be_visible()
+    expect(page.locator("figure.code")).to_have_count(3)
+    expect(page.locator("figure.code .hljs-title")).to_have_text(["nested", "f"])
+    expect(page.locator(".formula .katex")).to_have_count(4)
+
+
 def test_streamed_equals_whole(server: Server, open_page: OpenPage) -> None:
     page = open_page(server.url)
     answer(page, server, MARKDOWN)
+    settled(page)
     streamed = html_of(page)
     for part in (
         "<h1>Title</h1>",
@@ -160,9 +178,8 @@ def test_streamed_equals_whole(server: Server, open_page: OpenPage) -> None:
         "<h2>Setext</h2>",
     ):
         assert part in streamed, part
-    assert page.locator("figure.code").count() == 2
     page.reload()
-    expect(page.locator("article.answer footer")).to_be_visible()
+    settled(page)
     assert html_of(page) == streamed
 
 

@@ -1,30 +1,41 @@
-// Asking, following an answer as it is written, stopping it, going on with it.
-import { call, events } from './api.js';
+// Asking, asking otherwise, having another answer, stopping one, and passing between versions.
+import { call } from './api.js';
+import { newestLeaf } from './branches.js';
 import { saveDraft } from './drafts.js';
-import { cancelRetry, fail, handled, showProblem, tell, waitSeconds } from './errors.js';
+import { cancelRetry, fail, handled, tell } from './errors.js';
+import { finish, follow } from './following.js';
 import { batch } from './lib.js';
 import { listed } from './list.js';
 import { present } from './shown.js';
 import * as state from './state.js';
-import { text } from './text.js';
-import { awaitTitle } from './titles.js';
 
 export async function send(content = state.draft.value) {
-  if (state.sending.value || state.answering.value || !content.trim()) return;
-  cancelRetry();
   const thread = state.thread.value;
   state.draft.value = content;
+  await post(thread, content, thread ? { parent_id: thread.last?.id ?? null } : beginning(), () => send());
+}
+
+// A message asked otherwise: a new version beside it. True if the server has taken it.
+export function edit(thread, message, content) {
+  return post(thread, content, { parent_id: message.parentId }, null);
+}
+
+async function post(thread, content, place, retry) {
+  if (state.sending.value || state.answering.value || !content.trim()) return false;
+  cancelRetry();
   state.sending.value = true;
   try {
     const answer = await call('POST', '/web/messages', {
       content,
       conversation_id: thread?.id ?? null,
       model: state.model.value,
-      ...(thread ? {} : beginning()),
+      ...place,
     });
-    arrived(thread, answer);
+    arrived(thread, answer, retry !== null);
+    return true;
   } catch (error) {
-    if (!handled(error)) fail(error, () => send());
+    if (!handled(error)) fail(error, retry);
+    return false;
   } finally {
     state.sending.value = false;
   }
@@ -39,111 +50,69 @@ function beginning() {
   };
 }
 
-function arrived(before, { conversation, question, answer }) {
+function arrived(before, { conversation, question, answer }, fromBox) {
   const thread = before ?? new state.Thread(conversation, []);
   const message = new state.Message(answer);
   const here = state.thread.value === before;
   batch(() => {
-    thread.model.value = conversation.model;
-    thread.tree.value = [...thread.tree.value, new state.Message(question), message];
-    thread.leafId.value = message.id;
-    listed(conversation);
-    if (here) {
-      saveDraft('');
-      state.draft.value = '';
-      state.notice.value = null;
-      if (!before) history.replaceState(null, '', `/c/${thread.id}`);
-      present(thread);
-    }
+    grow(thread, conversation, [new state.Message(question), message]);
+    if (!here) return;
+    if (fromBox) saveDraft('');
+    state.notice.value = null;
+    state.pickedModel.value = null;
+    if (before) return;
+    history.replaceState(null, '', `/c/${thread.id}`);
+    present(thread);
   });
   follow(thread, message);
 }
 
-export async function goOn(thread, message) {
-  message.retryAt.value = null;
+function grow(thread, conversation, messages) {
+  thread.model.value = conversation.model;
+  thread.tree.value = [...thread.tree.value, ...messages];
+  thread.leafId.value = messages.at(-1).id;
+  listed(conversation);
+}
+
+// Another answer to the same question, by the model that is picked now.
+export async function regenerate(thread, message) {
+  if (state.sending.value || state.answering.value) return;
+  state.sending.value = true;
   try {
-    const { answer } = await call('POST', `/web/answers/${message.id}/continue`);
-    message.update(answer);
-    follow(thread, message);
+    const { conversation, answer } = await call('POST', `/web/answers/${message.id}/regenerate`, {
+      model: state.model.value,
+    });
+    const another = new state.Message(answer);
+    batch(() => {
+      state.notice.value = null;
+      grow(thread, conversation, [another]);
+    });
+    follow(thread, another);
   } catch (error) {
-    if (!handled(error)) fail(error, () => goOn(thread, message));
+    if (!handled(error)) fail(error, () => regenerate(thread, message));
+  } finally {
+    state.sending.value = false;
   }
 }
 
 export async function stop() {
+  const thread = state.thread.value;
   const message = state.answering.value;
   if (!message) return;
   try {
     const { answer } = await call('POST', `/web/answers/${message.id}/stop`);
-    if (message.streaming) finish(message, answer);
+    if (message.streaming) finish(thread, message, answer);
   } catch (error) {
     if (error.status !== 404 && !handled(error)) tell(error);
   }
 }
 
-// --- Following an answer ------------------------------------------------------------------------
-
-const followers = new Map();
-
-export async function follow(thread, message) {
-  followers.get(message.id)?.abort();
-  const control = new AbortController();
-  followers.set(message.id, control);
-  state.live.value = new Map(state.live.value).set(thread.id, thread);
-  state.status.value = text.status.started;
-  let last = null;
-  for (let attempt = 0; message.streaming && !control.signal.aborted; attempt += 1) {
-    try {
-      for await (const event of events(`/web/answers/${message.id}/events`, last, control.signal)) {
-        attempt = 0;
-        last = event.id;
-        message.lost.value = false;
-        take(message, event);
-      }
-    } catch (error) {
-      if (error.name === 'AbortError' || handled(error)) break;
-      if (error.status === 404) {
-        forget(thread.id);
-        break;
-      }
-    }
-    if (message.streaming && !control.signal.aborted) {
-      message.lost.value = true;
-      await new Promise((done) => setTimeout(done, Math.min(8000, 500 * 2 ** attempt)));
-    }
+// Shows the branch of another version, and has the server remember it.
+export async function showVersion(thread, version) {
+  thread.leafId.value = newestLeaf(thread.tree.value, version.id);
+  try {
+    await call('PATCH', `/web/conversations/${thread.id}`, { leaf_id: thread.leafId.value });
+  } catch (error) {
+    tell(error);
   }
-  if (followers.get(message.id) === control) followers.delete(message.id);
-  if (!message.streaming) {
-    drop(thread.id);
-    if (message.data.value.status === 'complete') awaitTitle(thread);
-  }
-}
-
-function take(message, { kind, data }) {
-  if (kind === 'text') message.append(data.text);
-  else if (kind === 'snapshot') message.update(data.message);
-  else {
-    if (data.problem) showProblem(data.problem);
-    finish(message, data.message);
-  }
-}
-
-function finish(message, data) {
-  message.update(data);
-  state.status.value = text.status[data.status] ?? '';
-  if (data.error?.code === 'at_capacity') {
-    message.retryAt.value = Date.now() + waitSeconds(data.error.retry_after_seconds) * 1000;
-  }
-}
-
-export function forget(conversationId) {
-  const thread = state.live.value.get(conversationId);
-  if (thread) followers.get(thread.writing.value?.id)?.abort();
-  drop(conversationId);
-}
-
-function drop(conversationId) {
-  const rest = new Map(state.live.value);
-  rest.delete(conversationId);
-  state.live.value = rest;
 }

@@ -1,15 +1,15 @@
 // Where one writes. What is typed stays until the server has taken it.
 import { html, useEffect, useLayoutEffect, useRef } from './lib.js';
 import { send, stop } from './answers.js';
+import { ErrorCard } from './card.js';
 import { saveDraft } from './drafts.js';
 import { cancelRetry } from './errors.js';
 import { Send, Stop } from './icons.js';
-import { ErrorCard } from './message.js';
+import { Meter } from './meter.js';
+import { editing } from './question.js';
 import { answering, draft, drawer, model, notice, sending, session, thread } from './state.js';
 import { text } from './text.js';
-
-// On a phone Enter is the only way to a new line.
-const touch = matchMedia('(pointer: coarse)');
+import { fit, sends, touch } from './typing.js';
 
 export function Composer() {
   const box = useRef();
@@ -19,26 +19,31 @@ export function Composer() {
   const busy = answering.value !== null;
   const ready = value.trim() && !tooLong && !sending.value && model.value;
 
-  useLayoutEffect(() => {
-    box.current.style.height = 'auto';
-    box.current.style.height = `${box.current.scrollHeight}px`;
-  }, [value]);
+  useLayoutEffect(() => fit(box.current), [value]);
   useEffect(() => {
     if (!touch.matches && !drawer.value) box.current.focus();
   }, [thread.value?.id]);
 
   function onKeyDown(event) {
-    if (event.key !== 'Enter' || event.shiftKey || touch.matches) return;
-    if (event.isComposing || event.keyCode === 229) return; // the Enter that ends a composition
-    event.preventDefault();
-    if (ready && !busy) send();
+    if (event.key === 'ArrowUp' && !value && !busy && !event.isComposing) {
+      const asked = thread.value?.messages.value.findLast((message) => message.role === 'user');
+      if (!asked) return;
+      event.preventDefault();
+      editing.value = asked.id;
+    } else if (sends(event)) {
+      event.preventDefault();
+      if (ready && !busy) send();
+    }
   }
   function onSubmit(event) {
     event.preventDefault();
     if (busy) stop();
     else if (ready) send();
-    box.current.focus();
+    // The keyboard of a phone would cover the answer.
+    if (touch.matches) box.current.blur();
+    else box.current.focus();
   }
+  const label = busy ? text.stop : text.send;
   return html`
     <div class="bottom">
       <${Notice} />
@@ -60,19 +65,16 @@ export function Composer() {
           }}
           onKeyDown=${onKeyDown}
         ></textarea>
-        <button
-          type="submit"
-          class="round"
-          disabled=${!busy && !ready}
-          aria-label=${busy ? text.stop : text.send}
-          title=${busy ? text.stop : text.send}
-        >
+        <button type="submit" class="round" disabled=${!busy && !ready} aria-label=${label} title=${label}>
           ${busy ? html`<${Stop} />` : html`<${Send} />`}
         </button>
       </form>
-      <p id="below-box" class=${tooLong ? 'hint bad' : 'hint'}>
-        ${tooLong ? text.tooLong(value.length, limit) : text.hint}
-      </p>
+      <div class="below">
+        <p id="below-box" class=${tooLong || !model.value ? 'hint bad' : 'hint'}>
+          ${tooLong ? text.tooLong(value.length, limit) : model.value ? text.hint : text.noModel}
+        </p>
+        <${Meter} />
+      </div>
     </div>
   `;
 }
@@ -85,6 +87,7 @@ function Notice() {
     error=${shown.error}
     retry=${shown.retry}
     retryAt=${shown.retryAt}
+    run=${shown.retry}
     giveUp=${cancelRetry}
     close=${() => (notice.value = null)}
   />`;

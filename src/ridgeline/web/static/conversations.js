@@ -1,7 +1,7 @@
 // Conversations: the list, opening one, changing it, deleting it and bringing it back.
-import { follow, forget } from './answers.js';
 import { ApiError, call, setKey } from './api.js';
 import { handled, showProblem, showToast, tell } from './errors.js';
+import { forget, resume } from './following.js';
 import { batch } from './lib.js';
 import { firstPage, listed, nextPage, unlisted } from './list.js';
 import { reveal } from './reveal.js';
@@ -107,7 +107,7 @@ async function show(id) {
     const thread = new state.Thread(conversation, messages);
     present(thread);
     reveal();
-    if (thread.writing.value) follow(thread, thread.writing.value);
+    resume(thread);
   } catch (error) {
     if (error.status === 404) {
       batch(() => {

@@ -1,12 +1,14 @@
 // A Markdown text that grows. Blocks that can no longer change are parsed once; only the last one
-// is parsed again when text arrives, at most once per frame, so that a token costs the same at the
+// is parsed again when text arrives, some thirty times a second, so that a token costs the same at the
 // end of a long answer as at its beginning.
 import { signal } from './lib.js';
 import { blockOf, lex } from './markdown.js';
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^\n]*)\n/;
+const DEFINITION = /^[ >]*\[[^\]\n]+\]:/m;
 const MARKER = /^ *(?:\d{1,9}[.)]?|[-*+])? *$/;
-const MAX_SHARE = 4; // of the time between two updates, at most a fifth is spent parsing
+const PERIOD_MS = 30; // at least, from one update to the next
+const PAUSE = 4; // times what an update took, before the next one: at most a fifth of the time
 
 export class MarkdownDocument {
   constructor(source = '') {
@@ -23,6 +25,7 @@ export class MarkdownDocument {
   }
 
   append(piece) {
+    this.ended = false;
     this.tail += clean(piece);
     this.schedule();
   }
@@ -32,17 +35,36 @@ export class MarkdownDocument {
     this.flush(whole);
   }
 
+  // Nothing more will come. What was shown is what the whole gives, but for links that are defined
+  // below the place where they are used.
+  finish(source) {
+    if (DEFINITION.test(source)) this.reset(source);
+    this.flush(true);
+  }
+
   schedule() {
-    this.frame ??= requestAnimationFrame(() => {
-      this.frame = undefined;
-      if (performance.now() < this.notBefore) this.schedule();
-      else this.flush(false);
+    this.due ??= setTimeout(
+      () => requestAnimationFrame(() => this.update()),
+      Math.max(0, this.notBefore - performance.now()),
+    );
+  }
+
+  update() {
+    this.due = undefined;
+    if (this.ended) return;
+    const begin = performance.now();
+    this.flush(false);
+    this.notBefore = begin + PERIOD_MS;
+    // The task after this frame: style, layout and painting have taken their time too.
+    setTimeout(() => {
+      const end = performance.now();
+      this.notBefore = Math.max(this.notBefore, end + (end - begin) * PAUSE);
     });
   }
 
   // Parse what is new and show it; `whole` when nothing more will come.
   flush(whole) {
-    const begin = performance.now();
+    this.ended = whole;
     const open = whole ? null : this.openFence();
     if (open) {
       this.blocks.value = [...this.settled, open];
@@ -51,8 +73,6 @@ export class MarkdownDocument {
       const rest = this.parseTail(whole); // also moves blocks to `settled`
       this.blocks.value = [...this.settled, ...rest];
     }
-    const end = performance.now();
-    this.notBefore = end + (end - begin) * MAX_SHARE;
   }
 
   // A code block without its end is the one block that gets long: it is not parsed at all.
@@ -66,22 +86,24 @@ export class MarkdownDocument {
     this.scanned = Math.max(body, this.tail.lastIndexOf('\n'));
     // The first marks of the closing fence would flicker.
     const shown = this.tail.slice(body + 1).replace(/(^|\n) {0,3}[`~]+$/, '');
-    return { kind: 'code', language: fence[2].trim().split(/\s/)[0], text: shown };
+    return { kind: 'code', language: fence[2].trim().split(/\s/)[0], text: shown, open: true };
   }
 
   parseTail(whole) {
-    const tokens = lex(this.tail);
+    const tokens = lex(this.tail, whole);
     let last = tokens.length - 1;
     while (last > 0 && tokens[last].type === 'space') last -= 1;
     // "3" alone is a paragraph, but may become "3. " and go on with the list before it.
     if (last > 0 && MARKER.test(tokens[last].raw)) last -= 1;
+    // A formula below a paragraph may turn out to be its last line.
+    if (last > 0 && tokens[last].type === 'formulaBlock' && tokens[last - 1].type === 'paragraph') last -= 1;
     while (last > 0 && tokens[last].type === 'space') last -= 1;
     let offset = 0;
     const rest = [];
     tokens.forEach((token, index) => {
-      const block = blockOf(token, tokens.links);
       // A block can change as long as nothing but white space follows it.
       const settles = !whole && index < last && this.tail.startsWith(token.raw, offset) && rest.length === 0;
+      const block = blockOf(token, tokens.links, settles || whole);
       if (settles) offset += token.raw.length;
       if (block) (settles ? this.settled : rest).push(block);
     });

@@ -29,6 +29,10 @@ export const Temporary = icon(html`<path d="M12 4.5a7.5 7.5 0 1 1-3.4 14.2L4.5 2
 export const Chevron = icon(html`<path d="M7 10l5 5 5-5" />`);
 export const Panel = icon(html`<rect x="3.5" y="5" width="17" height="14" rx="2.5" /><path d="M9.5 5v14" />`);
 
+export const Left = icon(html`<path d="M14 7l-5 5 5 5" />`);
+export const Right = icon(html`<path d="M10 7l5 5-5 5" />`);
+export const Again = icon(html`<path d="M19 12a7 7 0 1 1-2.200-5.100L19 9M19 4.500V9h-4.500" />`);
+
 export function Logo({ large }) {
   return html`
     <svg class=${large ? 'logo large' : 'logo'} viewBox="0 0 32 32" aria-hidden="true" focusable="false">

@@ -44,3 +44,17 @@ export class StickyScroll {
     this.box.scrollTo({ top: this.box.scrollHeight, behavior: calm ? 'auto' : 'smooth' });
   }
 }
+
+export const scroll = new StickyScroll();
+
+// Does something that changes what is below an element, without moving the element.
+export function inPlace(element, change) {
+  const { box } = scroll;
+  const before = element.getBoundingClientRect().top;
+  scroll.stuck.value = false;
+  change();
+  requestAnimationFrame(() => {
+    box.scrollTop += element.getBoundingClientRect().top - before;
+    scroll.scrolled();
+  });
+}

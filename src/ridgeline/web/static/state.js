@@ -50,9 +50,12 @@ export class Message {
 
   // The server's view of the message replaces ours.
   update(data) {
+    const same = data.content === this.content;
+    const whole = data.status !== 'streaming';
     this.content = data.content;
     this.data.value = data;
-    this.document.replace(data.content, data.status !== 'streaming');
+    if (same && whole) this.document.finish(data.content);
+    else this.document.replace(data.content, whole);
   }
 }
 

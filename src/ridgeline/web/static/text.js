@@ -2,6 +2,8 @@
 
 export const title = document.querySelector('meta[name="application-name"]').content;
 
+const compact = (count) => new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 }).format(count);
+
 export const text = {
   skip: 'Skip to the message box',
   conversations: 'Conversations',
@@ -31,15 +33,37 @@ export const text = {
   send: 'Send',
   stop: 'Stop',
   hint: 'Answers come from a language model and can be wrong.',
+  noModel: 'This server has no model to chat with. Whoever runs it can start one; then load this page again.',
   tooLong: (have, limit) => `${have.toLocaleString()} of at most ${limit.toLocaleString()} characters. Shorten the message to send it.`,
   latest: 'Jump to latest',
   copy: 'Copy',
   copied: 'Copied',
   copyCode: 'Copy code',
   copyAnswer: 'Copy answer',
+  copyMessage: 'Copy message',
+  regenerate: 'Answer again',
+  edit: {
+    name: 'Edit message',
+    box: 'Edit message',
+    save: 'Save & send',
+  },
+  versions: {
+    name: 'Versions',
+    previous: 'Previous version',
+    next: 'Next version',
+    now: (number, count) => `Version ${number} of ${count}`,
+  },
+  context: {
+    name: 'Context in use',
+    short: (used, limit) => `${compact(used)} of ${compact(limit)} tokens`,
+    long: (used, limit, cached) =>
+      `${used.toLocaleString()} of the ${limit.toLocaleString()} tokens that the model can be shown are in use` +
+      (cached ? `; ${cached.toLocaleString()} of them came from the cache.` : '.'),
+  },
   code: 'text',
   image: (alt) => `Image: ${alt || 'no description'}`,
   thinking: 'Waiting for the first word',
+  hiddenWhy: 'The conversation is longer than what the model can be shown. It reads from here on; nothing is deleted.',
   hidden: (count) =>
     count === 1
       ? '1 earlier message is outside the model’s memory'
@@ -180,6 +204,7 @@ export const text = {
   },
   status: {
     started: 'Answering',
+    writing: (words) => `Still answering, ${words.toLocaleString()} words so far`,
     complete: 'Answer complete',
     stopped: 'Answer stopped; its text is kept',
     interrupted: 'Answer interrupted',

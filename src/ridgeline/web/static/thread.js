@@ -3,24 +3,26 @@ import { html, useLayoutEffect, useRef } from './lib.js';
 import { send } from './answers.js';
 import { newChat } from './conversations.js';
 import { Down, Logo } from './icons.js';
-import { Answer, Question } from './message.js';
-import { StickyScroll } from './scroll.js';
+import { Answer } from './message.js';
+import { Question } from './question.js';
+import { scroll } from './scroll.js';
 import { missing, model, thread } from './state.js';
 import { text } from './text.js';
-
-const scroll = new StickyScroll();
 
 export function Messages() {
   const box = useRef();
   const content = useRef();
   const open = thread.value;
-  const count = open?.messages.value.length ?? 0;
+  const writing = open?.writing.value?.id ?? null;
+  const opened = useRef();
   useLayoutEffect(() => scroll.attach(box.current, content.current), []);
   useLayoutEffect(() => {
-    scroll.stuck.value = true;
     scroll.active = Boolean(open); // the invitation is read from its beginning
+    // To the end when a conversation is opened and when an answer begins, not when one ends.
+    if (opened.current !== open?.id || writing) scroll.stuck.value = true;
+    opened.current = open?.id;
     scroll.follow();
-  }, [open?.id, count]);
+  }, [open?.id, writing]);
   return html`
     <div class="scroller" ref=${box}>
       <div class="column" ref=${content} role="log" aria-live="off" aria-label=${text.transcript} tabindex="-1">
@@ -35,21 +37,25 @@ export function Messages() {
 
 function Rows({ open }) {
   const messages = open.messages.value;
+  const versions = open.versions.value;
   const last = messages.length - 1;
   // The newest answer tells from where on the model was shown the conversation.
   const from = messages[last]?.data.value.context_from ?? 0;
-  return messages.map(
-    (message, index) => html`
-      ${from > 0 && message.data.value.position === from ? html`<${Hidden} key=${`hidden-${from}`} count=${from} />` : null}
+  // By their place, not by their id: passing to another version keeps the focus where it is.
+  const place = (message) => `${message.parentId}-${message.role}`;
+  return messages.map((message, index) => {
+    const shared = { thread: open, message, versions: versions[index], outside: index < from };
+    return html`
+      ${from > 0 && index === from ? html`<${Hidden} key="hidden" count=${from} />` : null}
       ${message.role === 'user'
-        ? html`<${Question} key=${message.id} message=${message} />`
-        : html`<${Answer} key=${message.id} thread=${open} message=${message} isLast=${index === last} />`}
-    `,
-  );
+        ? html`<${Question} key=${place(message)} ...${shared} />`
+        : html`<${Answer} key=${place(message)} ...${shared} isLast=${index === last} />`}
+    `;
+  });
 }
 
 function Hidden({ count }) {
-  return html`<p class="divider" role="note"><span>${text.hidden(count)}</span></p>`;
+  return html`<p class="divider" role="note" title=${text.hiddenWhy}><span>${text.hidden(count)}</span></p>`;
 }
 
 function Empty() {
