@@ -11,6 +11,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from ridgeline.store.errors import SchemaTooNewError, explain
 from ridgeline.store.folding import contains_folded
+from ridgeline.store.search_dialects import search_for
 
 SCHEMA_VERSION = "0002"
 MEMORY = "sqlite+aiosqlite://"
@@ -59,6 +60,7 @@ async def _bring_up_to_date(engine: AsyncEngine, database: str | Path) -> None:
         await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
         if not await connection.run_sync(_is_current, database):
             await connection.run_sync(_upgrade)
+            await connection.run_sync(search_for(connection.dialect).prepare)
             await connection.commit()
 
 
@@ -117,7 +119,7 @@ def _is_current(connection: Connection, database: str | Path) -> bool:
             f"The database {_name(database)} has schema {version}, but this version of Ridgeline knows "
             f"only up to {SCHEMA_VERSION}: upgrade Ridgeline, or name another database."
         )
-    return bool(version == SCHEMA_VERSION)
+    return bool(version == SCHEMA_VERSION) and search_for(connection.dialect).is_ready(connection)
 
 
 def _upgrade(connection: Connection) -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ridgeline.store.folding import find_folded
@@ -52,11 +52,20 @@ class TextSearch:
                 conversations.c.deleted_ms.is_(None),
                 self.matches(messages.c.content, wanted),
             )
-            .order_by(conversations.c.updated_ms.desc(), conversations.c.id, messages.c.position.desc())
+            .order_by(
+                conversations.c.updated_ms.desc(), conversations.c.id.desc(), messages.c.position.desc()
+            )
         )
         async with connection.stream(query) as rows:
             async for row in rows:
                 yield Candidate(*row)
+
+    def is_ready(self, connection: Connection) -> bool:
+        """Whether what the search needs in the database is there and up to date."""
+        return True
+
+    def prepare(self, connection: Connection) -> None:
+        """Bring what the search needs up to date, in the transaction that is open."""
 
     async def find(
         self, connection: AsyncConnection, tenant: str, wanted: str, limit: int
@@ -103,7 +112,7 @@ class TextSearch:
                 conversations.c.deleted_ms.is_(None),
                 self.matches(conversations.c.title, wanted),
             )
-            .order_by(conversations.c.updated_ms.desc(), conversations.c.id)
+            .order_by(conversations.c.updated_ms.desc(), conversations.c.id.desc())
             .limit(limit + 1)
         )
 

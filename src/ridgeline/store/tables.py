@@ -42,13 +42,13 @@ conversations = Table(
     Column("temperature", Float),
     Column("top_p", Float),
     Column("max_tokens", Integer),
-    # What a list shows, in its order; counting needs nothing else.
+    # What a list shows, in its order, and whether it is pinned; counting needs nothing else.
     Index(
         None,
         "tenant",
-        "pinned",
         "updated_ms",
         "id",
+        "pinned",
         sqlite_where=text("deleted_ms IS NULL"),
         postgresql_where=text("deleted_ms IS NULL"),
     ),

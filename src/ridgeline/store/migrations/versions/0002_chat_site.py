@@ -9,7 +9,7 @@ branch_labels = None
 depends_on = None
 
 _COLUMNS = ("title_by", "pinned", "leaf_id", "system_prompt", "temperature", "top_p", "max_tokens")
-_LIST_INDEX = "ix_conversations_tenant_pinned_updated_ms_id"
+_LIST_INDEX = "ix_conversations_tenant_updated_ms_id_pinned"
 
 
 def upgrade() -> None:
@@ -29,7 +29,7 @@ def upgrade() -> None:
     op.create_index(
         _LIST_INDEX,
         "conversations",
-        ["tenant", "pinned", "updated_ms", "id"],
+        ["tenant", "updated_ms", "id", "pinned"],
         sqlite_where=there,
         postgresql_where=there,
     )
