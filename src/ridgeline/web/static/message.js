@@ -85,7 +85,7 @@ function Footer({ thread, message, data, versions, streaming }) {
   const whole = !streaming && data.content;
   if (!whole && versions.length < 2) return null;
   return html`
-    <footer class="actions">
+    <footer class="row">
       ${whole
         ? html`
             <span class="tools">
@@ -114,6 +114,11 @@ function Facts({ usage }) {
   const facts = [];
   if (usage.tokens_per_second) facts.push(text.rate(usage.tokens_per_second));
   facts.push(text.tokens(usage.completion_tokens));
-  if (usage.prompt_tokens !== null) facts.push(text.cached(usage.cached_tokens, usage.prompt_tokens));
-  return html`<span class="facts">${facts.map((fact) => html`<span>${fact}</span>`)}</span>`;
+  const cached = usage.prompt_tokens === null ? null : text.cached(usage.cached_tokens, usage.prompt_tokens);
+  return html`
+    <span class="facts">
+      ${facts.map((fact) => html`<span>${fact}</span>`)}
+      ${cached ? html`<span class="cached">${cached}</span>` : null}
+    </span>
+  `;
 }

@@ -18,7 +18,7 @@ export function Question({ thread, message, versions, outside }) {
       ${open
         ? null
         : html`
-            <footer class="actions">
+            <footer class="row">
               <span class="tools">
                 <${CopyButton} label=${text.copyMessage} value=${() => message.content} quiet />
                 <button
