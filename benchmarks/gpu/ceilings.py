@@ -37,6 +37,8 @@ def _put_product(bench: Bench) -> None:
 
 
 def _put(bench: Bench, what: str, amount: float, unit: str, work: Callable[[], Any]) -> None:
+    if not bench.has_time(3.0, what):
+        return
     times = bench.place.seconds(work, bench.scale.repetitions)
     seconds = statistics.median(times)
     bench.put(

@@ -198,7 +198,22 @@ def place_of(smoke: str | None) -> Iterator[Place]:
     if smoke is None:
         yield CudaPlace()
         return
+    with _one_thread():
+        yield from _host_place(smoke)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What a smoke test computes is too small to share."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _host_place(smoke: str) -> Iterator[Place]:
     if smoke == "kernels":
         if os.environ.get("TRITON_INTERPRET") != "1":
             raise RuntimeError("TRITON_INTERPRET must be 1 before Triton's kernels are imported")
