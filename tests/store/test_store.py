@@ -1,20 +1,22 @@
 """The store against real SQLite files, with the failures that disks have."""
 
 import asyncio
+import io
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, event, inspect
 
 from ridgeline.store import database as db
 from ridgeline.store.errors import SchemaTooNewError, StoreError, explain
-from ridgeline.store.records import Conversation, StoredMessage
+from ridgeline.store.records import ChatSettings, Conversation, StoredMessage
 from ridgeline.store.store import Store
 from ridgeline.store.tables import metadata
 
@@ -134,20 +136,161 @@ async def test_connection_settings_and_private_file(store: Store) -> None:
     assert [open_to_others(name) for name in (path, path.parent)] == [False, False]
 
 
-async def test_queries_use_their_indexes(store: Store) -> None:
+async def test_no_page_looks_at_all_messages_or_sorts_conversations(store: Store) -> None:
+    asked: list[tuple[str, object]] = []
+
+    def note(_connection, _cursor, statement, parameters, *_) -> None:  # type: ignore[no-untyped-def]
+        asked.append((statement, parameters))
+
+    engine = store._engine.sync_engine  # type: ignore[union-attr]
+    event.listen(engine, "before_cursor_execute", note)
+    await store.save([conversation()], [message("m1")])
+    await store.conversations("ann", pinned=False, limit=1)
+    await store.conversations("ann", pinned=True, limit=1, before_ms=50)
+    await store.conversation("ann", "c1")
+    await store.messages("c1")
+    await store.conversation_of("ann", "m1")
+    await store.count_conversations("ann")
+    await store.conversation_ids("ann")
+    await store.owners(["c1"])
+    await store.set_deleted("ann", "c1", None)
+    await store.purge_deleted(5)
+    await store.interrupt_streaming(5)
+    event.remove(engine, "before_cursor_execute", note)
+    queries = [(text, values) for text, values in asked if text.startswith(("SELECT", "UPDATE", "DELETE"))]
+    assert len(queries) == 14, "one each, two for a page that is full, two to save"
     async with store._transaction() as connection:
-        for query, index in [
-            (
-                "SELECT id FROM conversations WHERE tenant='a' ORDER BY updated_ms DESC",
-                "ix_conversations_tenant_updated_ms",
-            ),
-            (
-                "SELECT * FROM messages WHERE conversation_id='a' ORDER BY position",
-                "ix_messages_conversation_id_position",
-            ),
-        ]:
-            plan = str((await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")).all())
-            assert index in plan
+        for text, values in queries:
+            plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
+            steps = [step.detail for step in plan]
+            assert all("SCAN" not in step or step == "SCAN CONSTANT ROW" for step in steps), (text, steps)
+            sorts = [step for step in steps if "TEMP B-TREE" in step]
+            # Messages of one conversation are sorted where several have one place in it.
+            assert sorts in ([], ["USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"]), (text, steps)
+            assert sorts == [] or "FROM messages" in text
+
+
+async def test_those_of_one_moment_are_on_one_page(store: Store) -> None:
+    for number in range(5):
+        await store.save([conversation(f"c{number}", updated_ms=number // 4)])
+    first = await store.conversations("ann", pinned=False, limit=2)
+    rest = await store.conversations("ann", pinned=False, limit=2, before_ms=first[-1].updated_ms)
+    assert [row.id for row in first] == ["c4", "c3", "c2", "c1", "c0"]
+    assert rest == []
+
+
+async def test_pinned_ones_are_a_list_of_their_own(store: Store) -> None:
+    await store.save([conversation("c1"), replace(conversation("c2"), pinned=True)])
+    assert [row.id for row in await store.conversations("ann", pinned=True)] == ["c2"]
+    assert [row.id for row in await store.conversations("ann", pinned=False)] == ["c1"]
+    assert await store.count_conversations("ann", pinned=True) == 1
+    assert sorted(await store.conversation_ids("ann")) == ["c1", "c2"]
+
+
+async def test_settings_and_branch_come_back(store: Store) -> None:
+    settings = ChatSettings("Be brief.", temperature=0.0, top_p=0.5, max_tokens=7)
+    row = replace(conversation(), settings=settings, leaf_id="m2", title_by="model", pinned=True)
+    await store.save([row])
+    assert await store.conversation("ann", "c1") == row
+
+
+async def test_adding_never_touches_what_is_there(store: Store) -> None:
+    await store.save([conversation(tenant="bob")], [message("m1")])
+    with pytest.raises(StoreError):
+        await store.add(conversation(), [])
+    with pytest.raises(StoreError):
+        await store.add(conversation("c2"), [replace(message("m1"), conversation_id="c2")])
+    assert await store.conversation("bob", "c1") == conversation(tenant="bob")
+    assert await store.conversation("ann", "c2") is None
+    await store.set_deleted("bob", "c1", 5)
+    many = [f"x{number}" for number in range(1200)]
+    assert await store.owners([*many, "c1", "c2"]) == {"c1": ("bob", True)}
+
+
+def _old_database(path: Path) -> None:
+    """A file as version 0001 wrote it, with two conversations in it."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(db._MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO conversations VALUES ('c1', 'ann', 'Title of c1', 'tiny', 1, 10, NULL), "
+            "('c2', 'ann', 'Title of c2', 'tiny', 1, 20, 30)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO messages (id, conversation_id, parent_id, position, role, content, status, "
+            "created_ms, model, context_from) VALUES "
+            "('m1', 'c1', NULL, 0, 'user', 'Grüße', 'complete', 5, '', 0), "
+            "('m2', 'c1', 'm1', 1, 'assistant', 'An old answer', 'complete', 5, '', 0), "
+            "('m3', 'c1', 'm2', 2, 'user', 'Unfinished', 'streaming', 5, '', 0)"
+        )
+    engine.dispose()
+
+
+async def test_an_older_database_keeps_its_conversations(tmp_path: Path) -> None:
+    _old_database(tmp_path / "old.db")
+    store = Store(tmp_path / "old.db")
+    await store.open()
+    assert await store.conversations("ann", pinned=False) == [conversation()]
+    rows = await store.messages("c1")
+    assert [row.content for row in rows] == ["Grüße", "An old answer", "Unfinished"]
+    assert [hit.message_id for hit in (await store.search("ann", "OLD ANSWER", limit=5))[0]] == ["m2"]
+    assert [hit.message_id for hit in (await store.search("ann", "grÜSSE", limit=5))[0]] == []
+    await store.interrupt_streaming(50)
+    assert [hit.message_id for hit in (await store.search("ann", "finished", limit=5))[0]] == ["m3"]
+    await store.set_deleted("ann", "c2", None)
+    assert await store.conversation("ann", "c2") == conversation("c2", updated_ms=20)
+    await store.close()
+
+
+async def test_four_servers_may_migrate_the_same_file_at_once(tmp_path: Path) -> None:
+    _old_database(tmp_path / "old.db")
+    stores = [Store(tmp_path / "old.db") for _ in range(4)]
+    await asyncio.gather(*(store.open() for store in stores))
+    assert [len(await store.messages("c1")) for store in stores] == [3] * 4
+    for store in stores:
+        await store.close()
+
+
+def test_a_migration_can_be_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    _old_database(path)
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        before = _schema(connection)
+        db._upgrade(connection)
+        assert _schema(connection) != before
+        config = Config()
+        config.set_main_option("script_location", str(db._MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        assert _schema(connection) == before
+    engine.dispose()
+
+
+def _schema(connection: Connection) -> dict[str, object]:
+    looker = inspect(connection)
+    return {
+        table: (
+            sorted(column["name"] for column in looker.get_columns(table)),
+            sorted(str(index["name"]) for index in looker.get_indexes(table)),
+        )
+        for table in looker.get_table_names()
+    }
+
+
+@pytest.mark.parametrize("revision", ["0001:0002", "base:0002"])
+def test_migrations_say_the_same_to_postgresql(revision: str) -> None:
+    """No server is needed to see that every statement can be written in its words."""
+    text = io.StringIO()
+    config = Config(output_buffer=text)
+    config.set_main_option("script_location", str(db._MIGRATIONS))
+    config.attributes["dialect"] = "postgresql"
+    command.upgrade(config, revision, sql=True)
+    assert "ALTER TABLE conversations ADD COLUMN pinned BOOLEAN DEFAULT false NOT NULL" in text.getvalue()
+    assert "(tenant, updated_ms, id, pinned) WHERE deleted_ms IS NULL" in text.getvalue()
 
 
 async def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -202,13 +345,17 @@ async def test_a_full_database_is_one_sentence(store: Store) -> None:
         connection.cursor().execute(f"PRAGMA max_page_count={pages}")
 
     await store.open()
-    from sqlalchemy import event
-
     event.listen(store._engine.sync_engine, "connect", limit)  # type: ignore[union-attr]
     await store._engine.dispose()  # type: ignore[union-attr]
-    with pytest.raises(StoreError, match=r"cannot be saved in .*conversations\.db: the disk is full"):
+    full = r"cannot be saved in .*conversations\.db: the disk is full"
+    with pytest.raises(StoreError, match=full):
         await store.save([], [message("m2", text="x" * 1_000_000)])
+    with pytest.raises(StoreError, match=full):
+        await store.add(
+            conversation("c2"), [replace(message("m3", text="x" * 1_000_000), conversation_id="c2")]
+        )
     assert len(await store.messages("c1")) == 1
+    assert await store.conversation("ann", "c2") is None
 
 
 @pytest.mark.parametrize(

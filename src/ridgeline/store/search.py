@@ -1,6 +1,7 @@
 """Searching titles and texts: what every database can do. What one can do better is beside it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from ridgeline.store.folding import find_folded
 from ridgeline.store.records import Conversation
 from ridgeline.store.rows import conversation_of
 from ridgeline.store.tables import conversations, messages
+
+MAX_CANDIDATES = 5000
+"""So many messages are looked at for one search; what is older is not found then, and said to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class TextSearch:
 
     async def candidates(
         self, connection: AsyncConnection, tenant: str, wanted: str
-    ) -> AsyncIterator[Candidate]:
+    ) -> AsyncGenerator[Candidate, None]:
         """Messages that may have the text in them, those of the newest conversations first."""
         query = (
             select(messages.c.conversation_id, messages.c.id, messages.c.content)
@@ -82,27 +86,32 @@ class TextSearch:
                 hits[found.id] = Hit(found, None, found.title, *place)
         if len(hits) > limit:
             return list(hits.values())[:limit], True
-        more = False
-        in_texts: dict[str, tuple[Candidate, tuple[int, int]]] = {}
-        looked_at = 0
-        async for candidate in self.candidates(connection, tenant, wanted):
-            looked_at += 1
-            name = candidate.conversation_id
-            if name in hits or name in in_texts:
-                continue
-            if place := find_folded(candidate.text, wanted):
-                if len(hits) + len(in_texts) == limit:
-                    more = True
-                    break
-                in_texts[name] = candidate, place
-            if looked_at == MAX_CANDIDATES:
-                more = True
-                break
-        query = select(conversations).where(conversations.c.id.in_(in_texts))
+        found_in, more = await self._in_texts(connection, tenant, wanted, set(hits), limit - len(hits))
+        query = select(conversations).where(conversations.c.id.in_(found_in))
         named = {row["id"]: conversation_of(row) for row in (await connection.execute(query)).mappings()}
-        for name, (candidate, place) in in_texts.items():
+        for name, (candidate, place) in found_in.items():
             hits[name] = Hit(named[name], candidate.message_id, candidate.text, *place)
         return list(hits.values()), more
+
+    async def _in_texts(
+        self, connection: AsyncConnection, tenant: str, wanted: str, known: set[str], limit: int
+    ) -> tuple[dict[str, tuple[Candidate, tuple[int, int]]], bool]:
+        """The first match of each conversation that is not `known`, and whether there may be more."""
+        found: dict[str, tuple[Candidate, tuple[int, int]]] = {}
+        async with aclosing(self.candidates(connection, tenant, wanted)) as candidates:
+            looked_at = 0
+            async for candidate in candidates:
+                looked_at += 1
+                if looked_at > MAX_CANDIDATES:
+                    return found, True
+                name = candidate.conversation_id
+                if name in known or name in found:
+                    continue
+                if place := find_folded(candidate.text, wanted):
+                    if len(found) == limit:
+                        return found, True
+                    found[name] = candidate, place
+        return found, False
 
     def _titles(self, tenant: str, wanted: str, limit: int) -> Select[Any]:
         return (
@@ -115,7 +124,3 @@ class TextSearch:
             .order_by(conversations.c.updated_ms.desc(), conversations.c.id.desc())
             .limit(limit + 1)
         )
-
-
-MAX_CANDIDATES = 5000
-"""So many messages are looked at for one search; what is older is not found then, and said to be."""

@@ -7,7 +7,8 @@ not even candidates. An answer is indexed once it is no longer being written.
 """
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, text
@@ -92,11 +93,12 @@ class SqliteSearch(TextSearch):
 
     async def candidates(
         self, connection: AsyncConnection, tenant: str, wanted: str
-    ) -> AsyncIterator[Candidate]:
+    ) -> AsyncGenerator[Candidate, None]:
         """Messages that may have the text in them, the newest first."""
         if len(wanted) < _TRIGRAM or not await connection.run_sync(_has_index):
-            async for candidate in super().candidates(connection, tenant, wanted):
-                yield candidate
+            async with aclosing(super().candidates(connection, tenant, wanted)) as candidates:
+                async for candidate in candidates:
+                    yield candidate
             return
         parameters = {"expression": expression_for(tenant, wanted), "tenant": tenant}
         async with connection.stream(_CANDIDATES, parameters) as rows:

@@ -19,6 +19,10 @@ from ridgeline.store.tables import conversations, messages
 
 _IDS_AT_ONCE = 500
 
+# A SQLite transaction that first reads and then writes fails at once if another one wrote between;
+# one that is a writer from its beginning waits.
+_BEGIN = {False: "BEGIN", True: "BEGIN IMMEDIATE"}
+
 
 class Store:
     """Conversations of all tenants in one database.
@@ -57,7 +61,7 @@ class Store:
 
     async def save(self, changed: Sequence[Conversation] = (), rows: Sequence[StoredMessage] = ()) -> None:
         """Insert or update conversations and messages (parents first) in one transaction."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=True) as connection:
             for conversation in changed:
                 await _upsert(connection, conversations, row_of(conversation))
             for row in rows:
@@ -65,7 +69,7 @@ class Store:
 
     async def add(self, conversation: Conversation, rows: Sequence[StoredMessage]) -> None:
         """Insert a conversation with its messages (parents first), and never touch what is there."""
-        async with self._transaction() as connection:
+        async with self._transaction(writes=True) as connection:
             await connection.execute(insert(conversations), row_of(conversation))
             if rows:
                 await connection.execute(insert(messages), [row_of(row) for row in rows])
@@ -158,13 +162,13 @@ class Store:
             .where(conversations.c.id == conversation_id, conversations.c.tenant == tenant)
             .values(deleted_ms=deleted_ms)
         )
-        async with self._transaction() as connection:
+        async with self._transaction(writes=True) as connection:
             return (await connection.execute(change)).rowcount > 0
 
     async def purge_deleted(self, until_ms: int) -> int:
         """Erase conversations hidden at or before a time, with their messages; how many."""
         change = delete(conversations).where(conversations.c.deleted_ms <= until_ms)
-        async with self._transaction() as connection:
+        async with self._transaction(writes=True) as connection:
             return (await connection.execute(change)).rowcount
 
     async def interrupt_streaming(self, now_ms: int) -> int:
@@ -174,16 +178,18 @@ class Store:
             .where(messages.c.status == "streaming")
             .values(status="interrupted", error_code="server_stopped", finished_ms=now_ms)
         )
-        async with self._transaction() as connection:
+        async with self._transaction(writes=True) as connection:
             return (await connection.execute(change)).rowcount
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, *, writes: bool = False) -> AsyncIterator[AsyncConnection]:
         if self._engine is None:
             raise StoreError("The database is not open.")
         try:
-            async with self._engine.begin() as connection:
-                yield connection
+            async with self._engine.connect() as connection:
+                await connection.execution_options(sqlite_begin=_BEGIN[writes])
+                async with connection.begin():
+                    yield connection
         except (SQLAlchemyError, OSError) as error:
             raise explain(self.database, error) from error
 
