@@ -62,6 +62,11 @@ function beginOfDay(date, days = 0) {
   return new Date(date.getFullYear(), date.getMonth(), date.getDate() - days).getTime();
 }
 
+export function dayOf(ms) {
+  if (ms >= today.value) return text.list.today;
+  return ms >= beginOfDay(new Date(today.value), 1) ? text.list.yesterday : text.list.dayOf(new Date(ms));
+}
+
 // Rows, newest first, as [{label, rows}] of the days and months they belong to.
 export function byDate(rows, todayMs) {
   const day = new Date(todayMs);

@@ -4,6 +4,7 @@ import { open } from './conversations.js';
 import { closeDialog, Dialog } from './dialog.js';
 import { handled } from './errors.js';
 import { Close, Search } from './icons.js';
+import { dayOf } from './list.js';
 import { html, useEffect, useLayoutEffect, useRef, useState } from './lib.js';
 import { conversations, pinned } from './state.js';
 import { explain, text } from './text.js';
@@ -129,7 +130,7 @@ function Result({ row, index, chosen, go, setChosen }) {
       onPointerMove=${() => chosen || setChosen(index)}
     >
       <span class="result-title">${snippet && !message ? html`<${Marked} snippet=${snippet} />` : conversation.title}</span>
-      <span class="result-day">${text.list.dayOf(new Date(conversation.updated_ms))}</span>
+      <span class="result-day">${dayOf(conversation.updated_ms)}</span>
       ${snippet && message ? html`<span class="snippet"><${Marked} snippet=${snippet} /></span>` : null}
     </li>
   `;

@@ -5,6 +5,7 @@ import { handled } from './errors.js';
 import { html, useRef, useState } from './lib.js';
 import { newSettings, NO_SETTINGS, session, status, thread } from './state.js';
 import { explain, text } from './text.js';
+import { touch } from './typing.js';
 
 const words = text.settings;
 
@@ -124,6 +125,8 @@ export function SettingsDialog() {
 }
 
 function Prompt({ value, problem, onInput }) {
+  // On a phone the keyboard would hide the rest of the form.
+  const focus = !touch.matches;
   return html`
     <div class="field">
       <label for="system_prompt">${words.systemPrompt}</label>
@@ -131,7 +134,7 @@ function Prompt({ value, problem, onInput }) {
         id="system_prompt"
         name="system_prompt"
         rows="4"
-        autofocus
+        autofocus=${focus}
         placeholder=${words.systemPromptExample}
         value=${value}
         aria-invalid=${Boolean(problem)}
