@@ -11,10 +11,10 @@ const PERIOD_MS = 30; // at least, from one update to the next
 const PAUSE = 4; // times what an update took, before the next one: at most a fifth of the time
 
 export class MarkdownDocument {
-  constructor(source = '') {
+  constructor(source = '', whole = true) {
     this.blocks = signal([]);
     this.reset(source);
-    this.flush(true);
+    this.flush(whole);
   }
 
   reset(source) {

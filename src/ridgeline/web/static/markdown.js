@@ -111,7 +111,7 @@ export function lex(source, isWhole = true) {
 // `final` will not be replaced by a longer one.
 export function blockOf(token, links, final) {
   if (token.type === 'space' || token.type === 'def') return null;
-  if (token.type === 'code') return { kind: 'code', language: languageOf(token.lang), text: token.text };
+  if (token.type === 'code') return { kind: 'code', language: languageOf(token.lang), text: token.text, open: !final };
   const tokens = [token];
   tokens.links = links;
   try {

@@ -36,7 +36,7 @@ export class Message {
     this.content = data.content;
     this.lost = signal(false); // the connection, while the answer goes on
     this.retryAt = signal(null);
-    this.document = data.role === 'assistant' ? new MarkdownDocument(data.content) : null;
+    this.document = data.role === 'assistant' ? new MarkdownDocument(data.content, data.status !== 'streaming') : null;
   }
 
   get streaming() {

@@ -142,13 +142,13 @@ export const text = {
     topP: 'Top-p',
     topPHint: 'Above 0, up to 1. Low leaves out unlikely words.',
     maxTokens: 'Longest answer',
-    maxTokensHint: 'In tokens, about ¾ of a word each.',
+    maxTokensHint: (limit) => `${limit ? `Up to ${limit.toLocaleString()} tokens` : 'In tokens'}; one is about ¾ of a word.`,
     standard: (value) => (value === undefined || value === null ? 'Default' : `Default: ${value}`),
     reset: 'Reset to defaults',
     saved: 'Settings saved',
     temperatureWrong: 'Give a number from 0 to 2, or nothing for the default.',
     topPWrong: 'Give a number above 0 and up to 1, or nothing for the default.',
-    maxTokensWrong: 'Give a whole number of 1 or more, or nothing for the default.',
+    maxTokensWrong: (limit) => `Give a whole number ${limit ? `from 1 to ${limit.toLocaleString()}` : 'of 1 or more'}, or nothing for the default.`,
     systemPromptWrong: (have, limit) =>
       `${have.toLocaleString()} of at most ${limit.toLocaleString()} characters. Shorten it to save it.`,
   },
@@ -233,7 +233,10 @@ const errors = {
     title: 'This model is no longer served',
     body: 'Pick another model and send again.',
   },
-  internal_error: { title: 'Something went wrong at the server' },
+  internal_error: {
+    title: 'Something went wrong at the server',
+    body: (message) => `${message} Try again; if it happens again, tell whoever runs this server.`,
+  },
   invalid_request: { title: 'The server could not take this' },
   forbidden: { title: 'The server refuses requests from this address' },
   unreachable: {
@@ -252,5 +255,6 @@ const errors = {
 
 export function explain(error) {
   const known = errors[error.code] ?? errors.internal_error;
-  return { title: known.title, body: known.body ?? error.message };
+  const { title, body = error.message } = known;
+  return { title, body: typeof body === 'function' ? body(error.message) : body };
 }

@@ -1,0 +1,48 @@
+"""What tests of the page do again and again: ask, wait, and look at the answer."""
+
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
+
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def box(page: Page) -> Locator:
+    """The message box."""
+    return page.get_by_role("textbox", name="Message", exact=True)
+
+
+def say(page: Page, text: str) -> None:
+    """Type a message and send it."""
+    box(page).fill(text)
+    box(page).press("Enter")
+
+
+def answers(page: Page) -> Locator:
+    """All answers of the branch that is shown."""
+    return page.locator("article.answer")
+
+
+def last_answer(page: Page) -> Locator:
+    """The text of the newest answer."""
+    return answers(page).last.locator(".markdown")
+
+
+def finished(page: Page) -> None:
+    """Wait until nothing is being written."""
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    expect(answers(page).last.locator("footer")).to_be_visible()
+
+
+def ask(page: Page, text: str) -> None:
+    """Ask, and wait for the answer."""
+    asked = answers(page).count()
+    say(page, text)
+    expect(answers(page)).to_have_count(asked + 1)
+    finished(page)
+
+
+def words(count: int) -> str:
+    """So many words, each a token of the scripted backend."""
+    return " ".join(f"word{n}" for n in range(count))
