@@ -7,6 +7,7 @@ nothing else: rows come back one by one as lines on standard output, and what wa
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ MARK = "@ridgeline@ "
 
 GRACE_SECONDS = 6.0
 """A part is told an end this much before it is killed."""
+
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b")
 
 Put = Callable[[str, Record], None]
 
@@ -94,12 +97,16 @@ def print_row(table: str, row: Record) -> None:
 
 @dataclass
 class Outcome:
-    """What became of a part: `fault` is a sentence if it failed, `rows` come whether it did or not."""
+    """What became of a part: `fault` is a sentence if it failed, `rows` come whether it did or not.
+
+    `log` is the end of what it wrote to standard error.
+    """
 
     part: str
     seconds: float
     fault: str | None = None
     rows: list[tuple[str, Record]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
 
 
 def run_stage(stage: Stage, command: Sequence[str], seconds: float) -> list[Outcome]:
@@ -133,24 +140,25 @@ def _run_process(
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    errors: list[str] = []
     readers = [
         threading.Thread(target=_read_rows, args=(process.stdout, outcome)),
-        threading.Thread(target=_keep_last, args=(process.stderr, errors)),
+        threading.Thread(target=_keep_last, args=(process.stderr, outcome.log)),
     ]
     for reader in readers:
         reader.start()
+    code, killed = 0, False
     try:
         code = process.wait(seconds)
-        if code:
-            last = errors[-1] if errors else "it said nothing"
-            outcome.fault = f"the process ended with status {code}: {last}"
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        outcome.fault = f"killed after {seconds:.0f} s"
+        killed = True
     for reader in readers:
         reader.join(5.0)
+    if killed:
+        outcome.fault = f"killed after {seconds:.0f} s"
+    elif code:
+        outcome.fault = f"the process ended with status {code}: {_complaint(outcome.log)}"
     outcome.seconds = time.monotonic() - started
 
 
@@ -161,8 +169,14 @@ def _read_rows(stream: Any, outcome: Outcome) -> None:
             outcome.rows.append((table, row))
 
 
+def _complaint(lines: list[str]) -> str:
+    """The line that names the exception; that of CUDA's is followed by advice."""
+    named = [line for line in lines if _EXCEPTION.match(line)]
+    return (named or lines or ["it said nothing"])[-1]
+
+
 def _keep_last(stream: Any, lines: list[str]) -> None:
-    """The last lines with something in them, on one line: an exception's text may have several."""
+    """The last lines with something in them."""
     for line in stream:
         if line.strip():
             lines.append(line.strip())

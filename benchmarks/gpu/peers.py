@@ -5,7 +5,6 @@ chose is told, for it is slower without flash attention than with it.
 """
 
 import logging
-import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -25,7 +24,6 @@ _END_SECONDS = 20.0
 
 def measure_transformers(bench: Bench, name: str) -> None:
     """The same conversations, the second round of them."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # it would look for kernels there, and wait where there is no network
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)

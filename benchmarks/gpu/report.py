@@ -170,7 +170,7 @@ COLUMNS: dict[str, tuple[str, tuple[Column, ...]]] = {
         "Where the time goes",
         (
             ("step", _text("step")),
-            ("kernel", lambda row: row["kernel"].replace("|", "/")[:72]),
+            ("kernel", lambda row: row["kernel"][:72]),
             ("calls", _number("calls")),
             ("microseconds", _number("microseconds")),
             ("%", _number("share", 100)),
@@ -198,6 +198,6 @@ def markdown(tables: Tables) -> str:
         if not rows:
             continue
         lines = [" | ".join(head for head, _ in columns), " | ".join("---" for _ in columns)]
-        lines += [" | ".join(show(row) for _, show in columns) for row in rows]
+        lines += [" | ".join(show(row).replace("|", "/") for _, show in columns) for row in rows]
         parts.append(f"## {title}\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n")
     return "\n".join(parts)

@@ -119,6 +119,9 @@ def tell(options: argparse.Namespace, outcomes: "list[Outcome]", seconds: float)
 
     tables = tables_of(outcomes)
     faults = [f"{outcome.part} {outcome.fault}" for outcome in outcomes if outcome.fault]
+    for outcome in outcomes:
+        if outcome.fault and outcome.log:
+            print(f"--- {outcome.part}", *outcome.log, sep="\n", file=sys.stderr)
     faults += [f"wrong: {check}" for check in failed_checks(tables)]
     machine = describe_machine()
     result = {
@@ -159,6 +162,8 @@ def main() -> int:
     options = parse()
     if options.smoke == "kernels":
         os.environ["TRITON_INTERPRET"] = "1"
+    # Libraries would look for kernels and files there, and wait where there is no network.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     find_sources()
     if options.floors:
         from gpu.floors import floors

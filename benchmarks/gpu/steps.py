@@ -93,8 +93,9 @@ def decode(
     context = fitting_context(executor.geometry, batch, asked_context, new_tokens + 1)
     if context < 1:
         raise ValueError(f"the KV cache has no room for {batch} sequences")
-    run_out = max(batch * context, executor.geometry.max_batch)
-    limits = Limits(max_batch_tokens=run_out, max_waiting=batch, expected_output_tokens=new_tokens)
+    # All prompts in one step, beside the share of it that the scheduler keeps for the oldest.
+    budget = max(2 * batch * context, executor.geometry.max_batch)
+    limits = Limits(max_batch_tokens=budget, max_waiting=batch, expected_output_tokens=new_tokens)
     given = GivenPrompts(executor)
     engine, listener = engine_of(given, limits)
     generator = bench.generator(batch * 1_000_003 + context)
