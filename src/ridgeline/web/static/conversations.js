@@ -55,7 +55,9 @@ export async function olderConversations() {
   if (asking || !state.moreConversations.value) return;
   asking = true;
   try {
-    nextPage(await call('GET', `/web/conversations?before_ms=${state.conversations.value.at(-1)?.updated_ms ?? ''}`));
+    const last = state.conversations.value.at(-1);
+    if (last) nextPage(await call('GET', `/web/conversations?before_ms=${last.updated_ms}`));
+    else await refreshConversations(); // all of the first page has been deleted
   } catch (error) {
     complain(error);
   } finally {
@@ -182,7 +184,7 @@ async function restore(conversation) {
     await call('POST', `/web/conversations/${conversation.id}/restore`);
     listed(conversation);
     state.status.value = text.list.restored(conversation.title);
-    document.querySelector(`.list a[href="/c/${conversation.id}"]`)?.focus();
+    requestAnimationFrame(() => document.querySelector(`.list a[href="/c/${conversation.id}"]`)?.focus());
   } catch (error) {
     complain(error);
   }

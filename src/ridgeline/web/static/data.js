@@ -27,7 +27,7 @@ export async function exportOne(conversation) {
 
 // A title as every file system takes it.
 function fileName(title) {
-  return title.replace(/[\p{Cc}\\/:*?"<>|.]+/gu, ' ').trim().slice(0, 80) || 'conversation';
+  return title.replace(/[\p{Cc}\s\\/:*?"<>|.]+/gu, ' ').trim().slice(0, 80) || 'conversation';
 }
 
 export function DataDialog() {

@@ -48,19 +48,15 @@ export function SearchDialog() {
   const [attempt, setAttempt] = useState(0);
   const [chosen, setChosen] = useState(0);
   const list = useRef();
-  const entered = useRef(false); // Enter came before the results of what was typed
+  const entered = useRef(null); // what was typed when Enter came before its results
   const query = typed.trim();
   const found = useResults(query, attempt);
   const rows = query ? (found?.results ?? []) : recent();
   const at = Math.min(chosen, rows.length - 1);
-  const settled = !query || found?.query === query;
+  useEffect(() => setChosen(0), [query]);
   useEffect(() => {
-    setChosen(0);
-    entered.current = false;
-  }, [query]);
-  useEffect(() => {
-    if (settled && entered.current && rows.length) go(rows[0]);
-  }, [settled]);
+    if (found && found.query === entered.current && rows.length) go(rows[0]);
+  }, [found]);
   useLayoutEffect(() => {
     list.current?.querySelector('[aria-selected=true]')?.scrollIntoView({ block: 'nearest' });
   }, [at]);
@@ -69,6 +65,10 @@ export function SearchDialog() {
     closeDialog();
     open(row.conversation.id, row.message_id);
   }
+  function enter(wanted) {
+    if (wanted !== (query ? found?.query : '')) entered.current = wanted;
+    else if (rows[at]) go(rows[at]);
+  }
   function onKeyDown(event) {
     if (event.isComposing) return;
     const to = {
@@ -76,8 +76,7 @@ export function SearchDialog() {
       ArrowUp: (at - 1 + rows.length) % rows.length,
     }[event.key];
     if (to !== undefined && rows.length) setChosen(to);
-    else if (event.key === 'Enter' && !settled) entered.current = true;
-    else if (event.key === 'Enter' && rows[at]) go(rows[at]);
+    else if (event.key === 'Enter') enter(event.target.value.trim());
     else return;
     event.preventDefault();
   }
@@ -95,6 +94,7 @@ export function SearchDialog() {
           aria-activedescendant=${rows.length ? `search-${at}` : null}
           placeholder=${text.search.placeholder}
           autocomplete="off"
+          maxlength="200"
           spellcheck=${false}
           enterkeyhint="go"
           autofocus

@@ -18,26 +18,29 @@ export function settingsChanged() {
   return Object.keys(NO_SETTINGS).some((name) => settings[name] !== NO_SETTINGS[name]);
 }
 
+// The site's default is also the most it allows.
+const longest = () => session.value.defaults?.max_tokens;
+
 const NUMBERS = {
   temperature: {
     label: words.temperature,
-    hint: words.temperatureHint,
-    wrong: words.temperatureWrong,
+    hint: () => words.temperatureHint,
+    wrong: () => words.temperatureWrong,
     holds: (value) => value >= 0 && value <= 2,
     mode: 'decimal',
   },
   top_p: {
     label: words.topP,
-    hint: words.topPHint,
-    wrong: words.topPWrong,
+    hint: () => words.topPHint,
+    wrong: () => words.topPWrong,
     holds: (value) => value > 0 && value <= 1,
     mode: 'decimal',
   },
   max_tokens: {
     label: words.maxTokens,
-    hint: words.maxTokensHint,
-    wrong: words.maxTokensWrong,
-    holds: (value) => Number.isInteger(value) && value >= 1,
+    hint: () => words.maxTokensHint(longest()),
+    wrong: () => words.maxTokensWrong(longest()),
+    holds: (value) => Number.isInteger(value) && value >= 1 && value <= (longest() ?? Infinity),
     mode: 'numeric',
   },
 };
@@ -60,7 +63,7 @@ function read(fields) {
   }
   for (const [name, { holds, wrong }] of Object.entries(NUMBERS)) {
     settings[name] = numberOf(fields[name]);
-    if (settings[name] !== null && !holds(settings[name])) problems[name] = wrong;
+    if (settings[name] !== null && !holds(settings[name])) problems[name] = wrong();
   }
   return { settings, problems };
 }
@@ -163,7 +166,7 @@ function NumberField({ name, value, problem, onInput }) {
         aria-describedby=${`${name}-hint`}
         onInput=${onInput}
       />
-      <${Hint} ...${{ name, hint, problem }} />
+      <${Hint} ...${{ name, hint: hint(), problem }} />
     </div>
   `;
 }
