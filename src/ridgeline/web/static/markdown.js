@@ -2,7 +2,7 @@
 // as text, images become links, and DOMPurify takes out whatever else is not on a short list.
 import { dollarIn, formulaAt, formulaBlockAt, formulaBlockIndex, withoutFormulas } from './formulas.js';
 import DOMPurify from './vendor/purify.js';
-import { Marked, Tokenizer } from './vendor/marked.js';
+import { Marked, Renderer, Tokenizer } from './vendor/marked.js';
 import { text } from './text.js';
 
 const TAGS = [
@@ -58,6 +58,7 @@ function math({ raw, display }) {
   return `<span data-math="${display ? 'display' : 'inline'}">${escape(raw.trim())}</span>`;
 }
 
+let insideLink = false;
 let whole = true; // whether what is being read is all there will be
 const marked = new Marked({
   gfm: true,
@@ -65,7 +66,16 @@ const marked = new Marked({
   hooks: { emStrongMask: withoutFormulas },
   renderer: {
     html: ({ text: raw }) => (/^<br\s*\/?>$/i.test(raw.trim()) ? '<br>' : escape(raw)),
-    image: ({ href, text: alt }) => `<a href="${escape(href)}">${escape(text.image(alt))}</a>`,
+    link(token) {
+      insideLink = true;
+      try {
+        return Renderer.prototype.link.call(this, token);
+      } finally {
+        insideLink = false;
+      }
+    },
+    image: ({ href, text: alt }) =>
+      insideLink ? escape(text.image(alt)) : `<a href="${escape(href)}">${escape(text.image(alt))}</a>`,
     checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
     code: ({ text: source, lang }) =>
       `<pre data-language="${escape(languageOf(lang))}"><code>${escape(source)}\n</code></pre>`,
