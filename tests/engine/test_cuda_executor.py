@@ -23,7 +23,7 @@ from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.core.sequence import SequenceSpec
 from ridgeline.engine.executors.cuda import executor as executor_module
 from ridgeline.engine.executors.cuda.arrays import Staging, StepArrays, pack, packed_length, unpack
-from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
+from ridgeline.engine.executors.cuda.executor import CudaHandle, TorchCudaExecutor
 from ridgeline.engine.executors.cuda.prepare import padded_batch
 from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
 from ridgeline.models.errors import ModelError
@@ -126,6 +126,40 @@ def test_a_buffer_is_not_written_while_it_may_be_read(files: ModelFiles) -> None
     assert [row.token_id for rows in drawn for row in rows] == wanted
 
 
+def test_a_step_that_fails_midway_harms_no_other(files: ModelFiles) -> None:
+    """It has read and written when it fails; the step in flight beside it still has to."""
+    device = LazyDevice()
+    driver = StepDriver(make_executor(files, device))
+    prompts = [[1, 2, 3], [7] * 20, [9, 8]]
+    slots = [driver.admit(ids) for ids in prompts]
+    plans = [
+        StepPlan(i, (driver.row(slot, len(ids)),), (admission,))
+        for i, (slot, ids, admission) in enumerate(zip(slots, prompts, driver.admissions, strict=True))
+    ]
+    first = driver.executor.launch(plans[0])
+    device.refuses = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        driver.executor.launch(plans[1])
+    third = driver.executor.launch(replace(plans[2], releases=(slots[1],)))
+    assert isinstance(first, CudaHandle) and isinstance(third, CudaHandle)
+    assert first.output.data_ptr() != third.output.data_ptr(), "answers are written over before they are read"
+    drawn = [driver.executor.collect(handle).rows[0].token_id for handle in (first, third)]
+    for token, ids in zip(drawn, (prompts[0], prompts[2]), strict=True):
+        alone = StepDriver(make_executor(files, LazyDevice()))
+        assert [token] == alone.generate([alone.admit(ids)], 1)[0]
+
+
+def test_what_fails_with_a_lost_device_says_so(files: ModelFiles) -> None:
+    """Triton does not tell whether an error of its launches is the end of the device; waiting does."""
+    device = LazyDevice()
+    driver = StepDriver(make_executor(files, device))
+    driver.admit([1, 2])
+    device.refuses = RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
+    device.fails = torch.AcceleratorError("an illegal memory access was encountered")
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        driver.step({0: 2})
+
+
 def test_a_third_step_waits_for_the_first(files: ModelFiles) -> None:
     executor = make_executor(files, LazyDevice())
     driver = StepDriver(executor)
@@ -136,13 +170,12 @@ def test_a_third_step_waits_for_the_first(files: ModelFiles) -> None:
         executor.launch(StepPlan(2, (rows[2],), (driver.admissions[2],)))
 
 
-def test_staging_takes_turns_and_grows() -> None:
+def test_staging_has_two_buffers_that_grow() -> None:
     staging = Staging(LazyDevice(), 8)
-    first, second = staging.take(8), staging.take(8)
-    assert first.data_ptr() != second.data_ptr() != staging.take(20).data_ptr()
-    assert staging.take(3).data_ptr() == second.data_ptr()
-    assert len(staging.take(20)) >= 20
-    assert (first == GARBAGE).all()
+    first, second = staging.take(0, 8), staging.take(1, 3)
+    assert first.data_ptr() != second.data_ptr() and (first == GARBAGE).all()
+    assert len(staging.take(1, 20)) >= 20
+    assert staging.take(0, 5).data_ptr() == first.data_ptr()
 
 
 def test_a_batch_size_is_recorded_when_it_comes_back(files: ModelFiles) -> None:

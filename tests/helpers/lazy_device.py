@@ -47,12 +47,18 @@ class LazyDevice:
     replays: int = 0
     closed: bool = False
     fails: Exception | None = None
+    """What work ends with when it is carried out."""
+    refuses: Exception | None = None
+    """What the next submission ends with: part of its work is in the stream by then."""
 
     def pinned(self, integers: int) -> torch.Tensor:
         return torch.full((integers,), GARBAGE, dtype=torch.int32)
 
     def submit(self, work: Callable[[], None]) -> None:
         self.queue.append(work)
+        if self.refuses is not None:
+            error, self.refuses = self.refuses, None
+            raise error
 
     def mark(self) -> LazyMark:
         return LazyMark(self, len(self.queue))

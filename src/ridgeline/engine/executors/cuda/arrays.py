@@ -170,18 +170,15 @@ def draw_settings(arrays: StepArrays[torch.Tensor]) -> DrawSettings:
 class Staging:
     """Two host buffers used in turn, so that a step is prepared while another's is still read.
 
-    A buffer is taken again two steps later: whoever uses it must by then have waited for the step
-    it was taken for.
+    Whoever uses a buffer must have waited for the step that used it before.
     """
 
     def __init__(self, device: Device, integers: int) -> None:
         self._device = device
         self._buffers = [device.pinned(integers), device.pinned(integers)]
-        self._turn = 0
 
-    def take(self, integers: int) -> torch.Tensor:
-        """A buffer of at least this size, with anything in it."""
-        self._turn ^= 1
-        if len(self._buffers[self._turn]) < integers:
-            self._buffers[self._turn] = self._device.pinned(2 * integers)
-        return self._buffers[self._turn]
+    def take(self, turn: int, integers: int) -> torch.Tensor:
+        """Buffer `turn`, 0 or 1, of at least this size, with anything in it."""
+        if len(self._buffers[turn]) < integers:
+            self._buffers[turn] = self._device.pinned(2 * integers)
+        return self._buffers[turn]

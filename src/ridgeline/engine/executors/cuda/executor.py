@@ -10,6 +10,7 @@ the mark behind them. A token that step n draws is handed to step n + 1 on the d
 
 import contextlib
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -170,6 +171,7 @@ class TorchCudaExecutor:
         self._inputs = Staging(self._device, 1 << 16)
         self._outputs = Staging(self._device, 1 << 10)
         self._in_flight = 0
+        self._turn = 0
 
     @property
     def recorded_batch_sizes(self) -> list[int]:
@@ -191,15 +193,19 @@ class TorchCudaExecutor:
         layout = self._slots.lay_out(plan.rows)
         step = self._preparer.prepare(plan.rows, layout, self._slots, grown)
         staged = self._stage(step)
-        output = self._outputs.take(ResultSizes.of(step).integers)
+        output = self._outputs.take(self._turn, ResultSizes.of(step).integers)
         counted = [a for a in plan.admissions if self._slots[a.slot].penalised]
-        try:
-            started = self._device.mark()
-            self._device.submit(partial(self._carry_out, step, counted, staged, output))
-            done = self._device.mark()
-        except torch.AcceleratorError as error:
-            raise DeviceLostError(str(error)) from error
+        with _lost_devices_told():
+            try:
+                started = self._device.mark()
+                self._device.submit(partial(self._carry_out, step, counted, staged, output))
+                done = self._device.mark()
+            except Exception:
+                # Part of it may be in the stream, still to read the buffers that the next step takes.
+                self._device.mark().wait()
+                raise
         self._in_flight += 1
+        self._turn ^= 1
         return CudaHandle(plan, step, output, started, done)
 
     def collect(self, handle: Handle) -> StepResult:
@@ -210,10 +216,8 @@ class TorchCudaExecutor:
         """
         assert isinstance(handle, CudaHandle)
         self._in_flight -= 1
-        try:
+        with _lost_devices_told():
             handle.done.wait()
-        except torch.AcceleratorError as error:
-            raise DeviceLostError(str(error)) from error
         seconds = handle.done.seconds_since(handle.started)
         return StepResult(read(handle.step, handle.output), seconds)
 
@@ -256,7 +260,7 @@ class TorchCudaExecutor:
         """Everything the device needs of a step, in host memory that it can copy from."""
         first = packed_length(sizes_of(step.arrays))
         total = first + packed_length(sizes_of(step.extras))
-        staged = self._inputs.take(total)[:total]
+        staged = self._inputs.take(self._turn, total)[:total]
         pack(parts_of(step.arrays), staged.numpy())
         pack(parts_of(step.extras), staged.numpy()[first:])
         return staged
@@ -313,6 +317,14 @@ class TorchCudaExecutor:
         if key not in self._decodes:
             self._decodes[key] = GraphedDecode(self._forward, self._device, sizes, draws=draws)
         return self._decodes[key]
+
+
+@contextlib.contextmanager
+def _lost_devices_told() -> Iterator[None]:
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise DeviceLostError(str(error)) from error
 
 
 def resolve_dtype(dtype: str) -> str:
