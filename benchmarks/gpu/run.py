@@ -12,7 +12,6 @@ Ends with 0 if every part ran and every answer was right, with 1 if not, with 2 
 """
 
 import argparse
-import importlib
 import json
 import math
 import os
@@ -21,7 +20,6 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,12 +34,6 @@ def find_sources() -> None:
     here = Path(__file__).resolve().parent
     others = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
     sys.path[:] = [str(here.parent), str(here.parents[1] / "src"), *others]
-    try:
-        importlib.import_module("platformdirs")
-    except ImportError:
-        # It tells where downloaded models are kept. Nothing is downloaded here, and few images have it.
-        sys.modules["platformdirs"] = absent = ModuleType("platformdirs")
-        absent.user_cache_dir = lambda *names, **options: os.devnull  # type: ignore[attr-defined]
 
 
 def parse() -> argparse.Namespace:

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from ridgeline.models.errors import ModelError
 
 _TEMPORARY = "fetching-"
@@ -21,7 +19,12 @@ _ABANDONED_SECONDS = 24 * 3600
 
 def cache_dir() -> Path:
     """The directory of fetched models: `RIDGELINE_CACHE`, or the user's cache directory."""
-    return Path(os.environ.get("RIDGELINE_CACHE") or user_cache_dir("ridgeline")) / "models"
+    given = os.environ.get("RIDGELINE_CACHE")
+    if not given:
+        from platformdirs import user_cache_dir  # not on every machine that only computes
+
+        given = user_cache_dir("ridgeline")
+    return Path(given) / "models"
 
 
 @contextmanager
