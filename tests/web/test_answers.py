@@ -12,10 +12,9 @@ from ridgeline.protocol import Refusal
 from ridgeline.store.errors import StoreError
 from ridgeline.store.records import StoredMessage
 from ridgeline.store.store import Store
-from ridgeline.web.rules import NotFoundError
-from ridgeline.web.titles import title_of
 from ridgeline.web.context import newest_path
 from ridgeline.web.job import Event, Job
+from ridgeline.web.rules import NotFoundError
 from ridgeline.web.settings import WebSettings
 from ridgeline.web.site import Site
 
@@ -402,17 +401,3 @@ async def test_a_silent_stream_shows_that_it_lives(make_site: MakeSite, backend:
     assert (await anext(stream)) is not None
     assert (await anext(stream)) is None
     await stream.aclose()  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("content", "title"),
-    [
-        ("Hello", "Hello"),
-        ("  two\n lines ", "two lines"),
-        ("word " * 30, "word word word word word word word word word word word word…"),
-        ("x" * 80, "x" * 60 + "…"),
-        (" \n ", "New chat"),
-    ],
-)
-def test_titles(content: str, title: str) -> None:
-    assert title_of(content) == title

@@ -129,7 +129,7 @@ def test_what_is_deleted_is_erased(make_server: Callable[..., Server]) -> None:
 
 
 def test_pages_of_conversations(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ridgeline.web.routes._PAGE_SIZE", 2)
+    monkeypatch.setattr("ridgeline.web.conversation_routes._PAGE_SIZE", 2)
     for number in range(3):
         answer_of(client, ask(client, f"Number {number}"))
         time.sleep(0.005)
