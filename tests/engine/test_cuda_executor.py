@@ -22,10 +22,13 @@ from ridgeline.engine.core.plan import DeviceLostError, Executor, StepPlan
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.core.sequence import SequenceSpec
 from ridgeline.engine.executors.cuda import executor as executor_module
+from ridgeline.engine.executors.cuda import forward as forward_module
 from ridgeline.engine.executors.cuda.arrays import Staging, StepArrays, pack, packed_length, unpack
 from ridgeline.engine.executors.cuda.executor import CudaHandle, TorchCudaExecutor
 from ridgeline.engine.executors.cuda.prepare import padded_batch
 from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+from ridgeline.kernels.cuda import kernels as kernels_module
+from ridgeline.kernels.cuda.plan import DevicePlan
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.protocol import Sampling
@@ -237,6 +240,34 @@ def test_warming_up_computes_the_largest_step_and_leaves_no_trace(files: ModelFi
     device.fails = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(ModelError, match=r"a step of 256 tokens does not fit .* lower --max-batch-tokens"):
         executor.warm_up()
+
+
+def test_warming_up_launches_all_that_requests_may(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long prompt's context is not cut for many tokens and is for few: two kernels, then one to merge."""
+    seen, penalised = set(), []
+    plain_attend, plain_penalise = kernels_module.attend, forward_module.penalise
+
+    def attend(qkv: torch.Tensor, pool: torch.Tensor, plan: DevicePlan, *rest: Any) -> torch.Tensor:
+        seen.update((work.tile_queries > 1, work.merges) for work in plan.works)
+        return plain_attend(qkv, pool, plan, *rest)
+
+    monkeypatch.setattr(kernels_module, "attend", attend)
+    monkeypatch.setattr(
+        forward_module, "penalise", lambda *given: (penalised.append(1), plain_penalise(*given))
+    )
+    make_executor(files, LazyDevice(), max_batch_tokens=400).warm_up()
+    assert seen == {(True, False), (True, True), (False, True)}
+    assert penalised
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 4])
+def test_warming_up_fits_into_the_shortest_context(files: ModelFiles, context: int) -> None:
+    executor = make_executor(files, LazyDevice(), max_context_tokens=context)
+    executor.warm_up()
+    driver = StepDriver(executor)
+    assert len(driver.generate([driver.admit([5])], 1)[0]) == 1
 
 
 def test_steps_of_another_model_keep_their_memory(files: ModelFiles) -> None:

@@ -16,15 +16,7 @@ from functools import partial
 
 import torch
 
-from ridgeline.engine.core.plan import (
-    IN_FLIGHT,
-    Admission,
-    DeviceLostError,
-    Handle,
-    Row,
-    StepPlan,
-    StepResult,
-)
+from ridgeline.engine.core.plan import Admission, DeviceLostError, Handle, StepPlan, StepResult
 from ridgeline.engine.executors.cuda.arrays import (
     ExtraArrays,
     Sizes,
@@ -41,6 +33,7 @@ from ridgeline.engine.executors.cuda.forward import Forward, GraphedDecode, Slot
 from ridgeline.engine.executors.cuda.prepare import Prepared, Preparer, padded_batch
 from ridgeline.engine.executors.cuda.results import ResultSizes, hand_over, read
 from ridgeline.engine.executors.cuda.sampling import CudaSlot, SlotSettings
+from ridgeline.engine.executors.cuda.warm_up import warm_up_plans
 from ridgeline.engine.executors.gpu_memory import (
     GpuMemory,
     StepLimits,
@@ -55,7 +48,6 @@ from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.models.transformer import Transformer
 from ridgeline.models.weights import assemble
-from ridgeline.protocol import Sampling
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -222,29 +214,20 @@ class TorchCudaExecutor:
         return StepResult(read(handle.step, handle.output), seconds)
 
     def warm_up(self) -> None:
-        """Compute the largest step and some single tokens, so that no request waits for a compiler.
+        """Compute the largest step and some small ones, so that no request waits for a compiler.
 
         What does not fit into memory fails here and not under load. The KV written is nobody's.
 
         Raises:
-            ModelError: the largest step does not fit into the memory that is left.
+            ModelError: these steps do not fit into the memory that is left.
         """
-        size, slots = self.geometry.block_size_tokens, self.geometry.max_batch
-        tokens = min(self._max_batch_tokens, self.geometry.longest_sequence_tokens - 2)
-        blocks = tuple(range(-(-(tokens + 2) // size)))
-        admission = Admission(slots - 1, (0,) * tokens, tokens, Sampling(temperature=0.7, top_p=0.9, seed=0))
-        steps = [
-            StepPlan(0, (Row(slots - 1, 0, (0,) * tokens, blocks, sample=True),), (admission,)),
-            StepPlan(1, (Row(slots - 1, tokens, (IN_FLIGHT,), sample=True),)),
-            StepPlan(2, (Row(slots - 1, tokens + 1, (IN_FLIGHT,), sample=True),)),
-            StepPlan(3, (), releases=(slots - 1,)),
-        ]
+        plans = warm_up_plans(self.geometry, self._max_batch_tokens)
         try:
-            for plan in steps:
+            for plan in plans:
                 self.collect(self.launch(plan))
         except torch.OutOfMemoryError as error:
             raise ModelError(
-                f"a step of {tokens} tokens does not fit into the GPU memory that is left; lower "
+                f"a step of {plans[0].tokens} tokens does not fit into the GPU memory that is left; lower "
                 "--max-batch-tokens or --kv-memory."
             ) from error
 
