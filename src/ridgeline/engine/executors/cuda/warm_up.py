@@ -10,9 +10,9 @@ _SPECIAL = Sampling(temperature=0.7, repetition_penalty=1.1, logprobs=1, seed=0)
 def warm_up_plans(geometry: Geometry, max_batch_tokens: int) -> list[StepPlan]:
     """Plans that launch every kernel there is, and compute as many tokens at once as ever.
 
-    One sequence is computed whole, its last tokens once more, for the context of few tokens is cut
-    into parts that another kernel merges; then it draws twice, the second time from a graph. Then
-    one with penalties and scores draws once. No slot is taken in the end.
+    One sequence is computed whole, then its last two tokens again: so few tokens have their context
+    cut into parts, which another kernel merges. It draws twice, the second time from a graph. Then one
+    with penalties and scores draws once. No slot is taken in the end.
     """
     slot, longest = geometry.max_batch - 1, geometry.longest_sequence_tokens
     tokens = max(1, min(max_batch_tokens, longest - 2))
