@@ -2,6 +2,7 @@
 import { html, signal, useLayoutEffect, useRef } from './lib.js';
 import { Close } from './icons.js';
 import { text } from './text.js';
+import { touch } from './typing.js';
 
 export const dialog = signal(null); // the name of the one that is open
 
@@ -17,14 +18,16 @@ export function closeDialog() {
   dialog.value = null;
 }
 
-// Focus is never lost: whatever had it may be gone, the message box is always there.
+// Focus is never lost: whatever had it may be gone, the message box is always there. On a phone
+// that would bring up the keyboard.
 export function focusOr(element) {
   const usable =
     element?.isConnected &&
     element !== document.body &&
     !element.closest('[inert]') &&
     element.checkVisibility({ visibilityProperty: true });
-  (usable ? element : document.getElementById('message'))?.focus();
+  const fallback = () => document.getElementById(touch.matches ? 'open-list' : 'message');
+  (usable ? element : fallback())?.focus();
 }
 
 export function Dialog({ title, label, kind = '', children }) {
@@ -37,9 +40,12 @@ export function Dialog({ title, label, kind = '', children }) {
     shown.querySelector('[autofocus]')?.focus();
     return () => {
       shown.close();
-      if (!dialog.value) focusOr(from);
+      // What the dialog has changed is drawn by then, and may have taken `from` away.
+      requestAnimationFrame(() => dialog.value || focusOr(from));
     };
   }, []);
+  // One that has given way to another says that it is closed after that one is open.
+  const onClose = () => box.current && closeDialog();
   // A selection that is drawn from inside to outside ends on the backdrop, but is no click on it.
   const onPointerDown = (event) => (pressed.current = event.target === box.current);
   const onClick = (event) => {
@@ -51,7 +57,7 @@ export function Dialog({ title, label, kind = '', children }) {
       class=${`dialog ${kind}`}
       aria-labelledby=${title ? 'dialog-title' : null}
       aria-label=${title ? null : label}
-      onClose=${closeDialog}
+      onClose=${onClose}
       onPointerDown=${onPointerDown}
       onClick=${onClick}
     >
