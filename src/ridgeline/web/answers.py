@@ -13,7 +13,14 @@ from ridgeline.store.records import ChatSettings, Conversation, StoredMessage
 from ridgeline.web.context import Window, path_to, shown, window_of
 from ridgeline.web.conversations import Conversations, now_ms
 from ridgeline.web.job import Ending, Job
-from ridgeline.web.rules import NotFoundError, check_size, place_in, sampling_of
+from ridgeline.web.rules import (
+    NotFoundError,
+    check_running,
+    check_size,
+    checked_content,
+    place_in,
+    sampling_of,
+)
 from ridgeline.web.settings import WebSettings
 from ridgeline.web.temporary import new_temporary_id
 from ridgeline.web.titles import Titles, title_of
@@ -71,12 +78,12 @@ class Answers:
         Raises:
             Refusal: the message cannot be answered; nothing is stored then.
         """
-        content = self._checked(content)
+        content = checked_content(content, self._settings)
         if conversation_id is None:
             conversation = await self._new(tenant, content, settings or ChatSettings(), temporary)
             rows: list[StoredMessage] = []
         else:
-            conversation = await self._existing(tenant, conversation_id)
+            conversation = await self._conversations.existing(tenant, conversation_id)
             rows = await self._conversations.messages(conversation.id)
         check_size(conversation, rows, self._settings, messages=2, characters=len(content))
         path = place_in(conversation, rows, parent_id)
@@ -163,23 +170,6 @@ class Answers:
 
     async def _end(self, jobs: Sequence[Job], why: Ending) -> None:
         await asyncio.gather(*(job.end(why) for job in jobs))
-
-    def _checked(self, content: str) -> str:
-        limit = self._settings.max_message_characters
-        if len(content) > limit:
-            raise Refusal(
-                "request_too_large",
-                f"A message may have {limit} characters (max_message_characters), "
-                f"but this one has {len(content)}.",
-                param="content",
-            )
-        return content.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-    async def _existing(self, tenant: str, conversation_id: str) -> Conversation:
-        found = await self._conversations.get(tenant, conversation_id)
-        if found is None:
-            raise NotFoundError("conversation", "conversation_id")
-        return found
 
     async def _tree_with(
         self, tenant: str, message_id: str
@@ -291,17 +281,7 @@ class Answers:
 
     def _check_limits(self, tenant: str, conversation_id: str) -> None:
         running = [job for job in self._jobs.values() if job.running and job.tenant == tenant]
-        if any(job.conversation_id == conversation_id for job in running):
-            raise Refusal(
-                "rate_limited", "An answer is being written in this conversation: wait for it or stop it."
-            )
-        limit = self._settings.max_running_answers
-        if len(running) >= limit:
-            raise Refusal(
-                "rate_limited",
-                f"{len(running)} of your answers are being written, the limit (max_running_answers): "
-                "wait for one or stop one.",
-            )
+        check_running(conversation_id, [job.conversation_id for job in running], self._settings)
 
     def _when_done(self, job: Job) -> None:
         self._titles.consider(job)

@@ -12,6 +12,7 @@ from ridgeline.store.errors import StoreError
 from ridgeline.store.records import Conversation, StoredMessage
 from ridgeline.store.search import Hit
 from ridgeline.store.store import Store
+from ridgeline.web.rules import NotFoundError
 from ridgeline.web.temporary import TemporaryConversations, is_temporary
 
 log = logging.getLogger("ridgeline.web")
@@ -208,6 +209,17 @@ class Conversations:
         if unsaved is not None:
             return unsaved if unsaved.tenant == tenant and unsaved.deleted_ms is None else None
         return await self._store.conversation(tenant, conversation_id)
+
+    async def existing(self, tenant: str, conversation_id: str) -> Conversation:
+        """The same.
+
+        Raises:
+            NotFoundError: there is none by that id.
+        """
+        found = await self.get(tenant, conversation_id)
+        if found is None:
+            raise NotFoundError("conversation", "conversation_id")
+        return found
 
     async def messages(self, conversation_id: str) -> list[StoredMessage]:
         """All messages of a conversation, ancestors before descendants."""

@@ -11,7 +11,6 @@ from ridgeline.api.auth import authenticate
 from ridgeline.api.validation import shown
 from ridgeline.protocol import Refusal
 from ridgeline.store.records import Conversation
-from ridgeline.web.rules import NotFoundError
 from ridgeline.web.site import Site
 
 Tenant = Annotated[str, Depends(authenticate)]
@@ -29,10 +28,7 @@ async def existing(http: Request, tenant: str, conversation_id: str) -> Conversa
     Raises:
         NotFoundError: there is none by that id.
     """
-    found = await site_of(http).conversations.get(tenant, conversation_id)
-    if found is None:
-        raise NotFoundError("conversation", "conversation_id")
-    return found
+    return await site_of(http).conversations.existing(tenant, conversation_id)
 
 
 def query_integer(http: Request, name: str, *, low: int, high: int) -> int | None:

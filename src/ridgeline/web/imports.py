@@ -13,8 +13,8 @@ from ridgeline.api.validation import parse, shown
 from ridgeline.protocol import Refusal
 from ridgeline.store.records import ChatSettings, Conversation, Role, StoredMessage, TitleBy
 from ridgeline.web.conversations import Conversations
-from ridgeline.web.rules import check_size
-from ridgeline.web.schemas import MAX_MS, Id, SettingsBody, title_in, without_nul
+from ridgeline.web.rules import check_size, without_nul
+from ridgeline.web.schemas import MAX_MS, Id, SettingsBody, title_in
 from ridgeline.web.settings import WebSettings
 
 _OUR_ID = re.compile(r"[0-9a-f]{32}")

@@ -73,6 +73,46 @@ def check_size(
         )
 
 
+def checked_content(content: str, settings: WebSettings) -> str:
+    """A message as it may be stored.
+
+    Raises:
+        Refusal: `request_too_large`, with the limit.
+    """
+    limit = settings.max_message_characters
+    if len(content) > limit:
+        raise Refusal(
+            "request_too_large",
+            f"A message may have {limit} characters (max_message_characters), "
+            f"but this one has {len(content)}.",
+            param="content",
+        )
+    return without_nul(content)
+
+
+def check_running(conversation_id: str, running_in: Sequence[str], settings: WebSettings) -> None:
+    """See that one more answer may be made: one in a conversation, and so many for an owner.
+
+    Raises:
+        Refusal: `rate_limited`, with what to wait for.
+    """
+    if conversation_id in running_in:
+        raise Refusal(
+            "rate_limited", "An answer is being written in this conversation: wait for it or stop it."
+        )
+    if len(running_in) >= settings.max_running_answers:
+        raise Refusal(
+            "rate_limited",
+            f"{len(running_in)} of your answers are being written, the limit (max_running_answers): "
+            "wait for one or stop one.",
+        )
+
+
+def without_nul(text: str) -> str:
+    """PostgreSQL keeps no NUL in text."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 def sampling_of(settings: WebSettings, chosen: ChatSettings) -> Sampling:
     """How tokens are drawn in a conversation: as it was chosen there, else as the site does."""
     sampling = settings.sampling

@@ -8,6 +8,7 @@ from pydantic import Field
 from ridgeline.api.schemas import Schema
 from ridgeline.protocol import Refusal
 from ridgeline.store.records import ChatSettings
+from ridgeline.web.rules import without_nul
 from ridgeline.web.settings import WebSettings
 
 TITLE_CHARACTERS = 200
@@ -88,11 +89,6 @@ def title_in(title: str, param: str = "title") -> str:
     if len(line) > TITLE_CHARACTERS:
         raise _refusal(param, f"may have at most {TITLE_CHARACTERS} characters, but has {len(line)}.")
     return line
-
-
-def without_nul(text: str) -> str:
-    """PostgreSQL keeps no NUL in text."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _refusal(param: str, sentence: str) -> Refusal:

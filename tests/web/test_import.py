@@ -1,4 +1,4 @@
-"""Conversations out as a document and in again: whole, checked, bounded."""
+"""A document comes in as it went out: whole, or not at all."""
 
 import asyncio
 import copy
@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from documents import ID, conversation, doc, message
 from hypothesis import given
 from hypothesis import strategies as st
 from routes_client import answered, error_of
@@ -20,42 +20,16 @@ from sites import ME, opened
 from ridgeline.protocol import Refusal
 from ridgeline.store.errors import StoreError
 from ridgeline.store.records import Conversation, StoredMessage
-from ridgeline.web.export import document
 from ridgeline.web.imports import read_document, store_imported
 from ridgeline.web.settings import WebSettings
-from ridgeline.web.streamed import StreamedResponse
 
 KEYS = {"ann": "key-of-ann", "bob": "key-of-bob"}
-ID = "0123456789abcdef" * 2
 
 
 @pytest.fixture
 def client(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url) as client:
         yield client
-
-
-def message(name: str, parent: str | None = None, **other: object) -> dict[str, Any]:
-    role = "user" if parent is None else "assistant"
-    return {"id": name, "parent_id": parent, "role": role, "content": name, "created_ms": 5} | other
-
-
-def conversation(name: str = ID, **other: object) -> dict[str, Any]:
-    return {
-        "id": name,
-        "title": "Title",
-        "created_ms": 5,
-        "updated_ms": 6,
-        "messages": [message("a"), message("b", "a"), message("c", "a")],
-    } | other
-
-
-def doc(*conversations: dict[str, Any], **other: object) -> dict[str, Any]:
-    return {
-        "format": "ridgeline-conversations",
-        "version": 1,
-        "conversations": list(conversations) or [conversation()],
-    } | other
 
 
 def shape(opened: dict) -> dict:
@@ -111,18 +85,6 @@ def test_what_is_exported_and_imported_is_the_same(
     assert [row["title"] for row in again] == ["Another one", "Mine"]
     answered(client, "And on", name)
     assert server.backend.requests[-1].messages[1].content == "Grüße 👋"  # type: ignore[index]
-
-
-def test_an_answer_being_written_is_exported_as_interrupted(server: Server, client: httpx.Client) -> None:
-    server.backend.hold_after = 1
-    response = client.post("/web/messages", json={"content": "Go"}).json()
-    path = f"/web/conversations/{response['conversation']['id']}"
-    while client.get(path).json()["messages"][1]["content"] == "":
-        pass
-    exported = client.get(f"{path}/export").json()
-    row = exported["conversations"][0]["messages"][1]
-    assert (row["status"], row["content"]) == ("interrupted", "Yes, ")
-    assert read_document(json.dumps(exported).encode(), ME, WebSettings(), 10)
 
 
 def test_ids_of_others_are_made_anew_and_found_again(make_server: Callable[..., Server]) -> None:
@@ -334,66 +296,3 @@ async def test_two_imports_at_once_store_each_conversation_once(tmp_path: Path) 
         )
         assert sum(len(stored) for stored, _ in both) == sum(skipped for _, skipped in both) == 5
         assert await site.conversations.count(ME) == 5
-
-
-async def test_an_export_has_one_conversation_in_memory_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with opened(tmp_path / "c.db", ScriptedBackend()) as site:
-        body = json.dumps(doc(*(conversation(f"{n}" * 32) for n in range(3)))).encode()
-        await store_imported(
-            site.conversations, site.settings, ME, read_document(body, ME, site.settings, 10)
-        )
-        loaded: list[str] = []
-        messages = site.conversations.messages
-
-        async def noted(name: str) -> list[StoredMessage]:
-            loaded.append(name)
-            return await messages(name)
-
-        monkeypatch.setattr(site.conversations, "messages", noted)
-        names = await site.conversations.ids(ME)
-        pieces = document(site.conversations, site.answers, ME, names)
-        text = await anext(pieces)
-        for number in range(3):
-            text += await anext(pieces)
-            assert loaded == names[: number + 1]
-            if number == 0:
-                gone = await site.conversations.get(ME, names[1])
-                assert gone is not None
-                await site.conversations.delete(gone)
-                names.remove(gone.id)
-                break
-        text += b"".join([piece async for piece in pieces])
-        assert [row["id"] for row in json.loads(text)["conversations"]] == names
-
-
-async def test_a_reader_that_stops_reading_ends_the_export() -> None:
-    closed = []
-
-    async def endless():  # type: ignore[no-untyped-def]
-        try:
-            while True:
-                yield b"x"
-        finally:
-            closed.append(True)
-
-    async def receive() -> dict[str, object]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def send(sent: dict[str, object]) -> None:
-        if sent["type"] == "http.response.body":
-            await asyncio.Event().wait()
-
-    response = StreamedResponse(endless(), media_type="application/json", send_timeout_seconds=0.02)
-    await response({"type": "http"}, receive, send)  # type: ignore[arg-type]
-    assert closed == [True]
-
-
-def test_one_export_at_a_time(make_server: Callable[..., Server]) -> None:
-    server = make_server()
-    with httpx.Client(base_url=server.url) as client:
-        answered(client, "x" * 90_000)
-        for _ in range(3):
-            assert client.get("/web/export").status_code == 200, "each gives its turn back"
