@@ -5,9 +5,10 @@ but for the last test, which runs the real ones in Triton's interpreter.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lazy_device import GARBAGE, LazyDevice
 from plain_launchers import plain_launchers
 from small_models import make_model, reference_greedy
 from step_driver import GREEDY, StepDriver
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ridgeline.engine.core.limits import Limits
 from ridgeline.engine.core.plan import DeviceLostError, Executor, StepPlan
@@ -28,7 +30,6 @@ from ridgeline.engine.executors.cuda.executor import CudaHandle, TorchCudaExecut
 from ridgeline.engine.executors.cuda.prepare import padded_batch
 from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
 from ridgeline.kernels.cuda import kernels as kernels_module
-from ridgeline.kernels.cuda.plan import DevicePlan
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.protocol import Sampling
@@ -200,6 +201,14 @@ def test_a_batch_size_is_recorded_when_it_comes_back(files: ModelFiles) -> None:
     assert device.recordings == 2
 
 
+def test_a_plan_without_rows_computes_nothing(files: ModelFiles) -> None:
+    device = LazyDevice()
+    executor = make_executor(files, device)
+    for step in range(3):
+        assert executor.collect(executor.launch(StepPlan(step, (), releases=(0,)))).rows == ()
+    assert (device.recordings, executor.recorded_batch_sizes) == (0, [])
+
+
 def test_padded_batches_waste_little_and_are_few() -> None:
     sizes = [padded_batch(n) for n in range(1, 513)]
     assert sizes[:17] == [1, 2, 4, 4, 8, 8, 8, 8, 16, 16, 16, 16, 16, 16, 16, 16, 24]
@@ -242,24 +251,17 @@ def test_warming_up_computes_the_largest_step_and_leaves_no_trace(files: ModelFi
         executor.warm_up()
 
 
-def test_warming_up_launches_all_that_requests_may(
-    files: ModelFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warming_up_launches_all_that_requests_may(files: ModelFiles) -> None:
     """A long prompt's context is not cut for many tokens and is for few: two kernels, then one to merge."""
-    seen, penalised = set(), []
-    plain_attend, plain_penalise = kernels_module.attend, forward_module.penalise
-
-    def attend(qkv: torch.Tensor, pool: torch.Tensor, plan: DevicePlan, *rest: Any) -> torch.Tensor:
-        seen.update((work.tile_queries > 1, work.merges) for work in plan.works)
-        return plain_attend(qkv, pool, plan, *rest)
-
-    monkeypatch.setattr(kernels_module, "attend", attend)
-    monkeypatch.setattr(
-        forward_module, "penalise", lambda *given: (penalised.append(1), plain_penalise(*given))
-    )
-    make_executor(files, LazyDevice(), max_batch_tokens=400).warm_up()
-    assert seen == {(True, False), (True, True), (False, True)}
-    assert penalised
+    with (
+        mock.patch.object(kernels_module, "attend", wraps=kernels_module.attend) as attend,
+        mock.patch.object(forward_module, "penalise", wraps=forward_module.penalise) as penalise,
+    ):
+        make_executor(files, LazyDevice(), max_batch_tokens=400).warm_up()
+    works = [work for call in attend.call_args_list for work in call.args[2].works]
+    kinds = {(work.tile_queries > 1, work.merges) for work in works}
+    assert kinds == {(True, False), (True, True), (False, True)}
+    assert penalise.called
 
 
 @pytest.mark.parametrize("context", [1, 2, 3, 4])
@@ -293,6 +295,42 @@ def test_memory_goes_to_blocks_and_is_given_back(files: ModelFiles) -> None:
     assert 0.5 < executor.geometry.blocks * executor.geometry.block_bytes / (1 << 24) < 0.95
     executor.close()
     assert device.closed
+
+
+class NothingWaits(TorchDispatchMode):
+    """Refuses what a GPU would have to be waited for: copies from host values, and to them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in ("lift_fresh", "_local_scalar_dense", "nonzero", "masked_select"), name
+        return func(*args, **(kwargs or {}))
+
+
+class Unwaiting(LazyDevice):
+    def submit(self, work: Callable[[], None]) -> None:
+        def watched() -> None:
+            with NothingWaits():
+                work()
+
+        super().submit(watched)
+
+
+@pytest.mark.real_kernels
+def test_no_step_waits_for_the_device(files: ModelFiles) -> None:
+    """Prompts, tokens, penalties, bias, bans, scores: whatever a step is made of."""
+    driver = StepDriver(make_executor(files, Unwaiting(processors=2)))
+    plain = driver.admit([1, 2, 3])
+    everything = replace(
+        DRAWN,
+        repetition_penalty=1.3,
+        frequency_penalty=0.4,
+        logprobs=2,
+        prompt_logprobs=1,
+        logit_bias={7: 2.0},
+    )
+    special = driver.admit(list(range(20)), everything, banned_token_ids=(5, 6), min_tokens=3)
+    answers = driver.generate([plain, special], 3)
+    assert [len(answer) for answer in answers] == [3, 3]
 
 
 @pytest.mark.real_kernels

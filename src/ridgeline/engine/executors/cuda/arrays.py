@@ -66,6 +66,7 @@ class ExtraArrays(Generic[Array]):
     Attributes:
         table_index: flat index (slot * width + block) into the block tables.
         table_block: the block that is written there.
+        known: tokens of the sequences with penalties that the plan admits, one after the other.
         given_slots: slots with penalties whose answer is continued with tokens that were not drawn.
         given: those tokens.
         scored: rows that want log probabilities.
@@ -83,6 +84,7 @@ class ExtraArrays(Generic[Array]):
 
     table_index: Array
     table_block: Array
+    known: Array
     given_slots: Array
     given: Array
     scored: Array

@@ -183,10 +183,10 @@ class TorchCudaExecutor:
         for admission in plan.admissions:
             self._settings.admit(admission.slot, self._slots[admission.slot])
         layout = self._slots.lay_out(plan.rows)
-        step = self._preparer.prepare(plan.rows, layout, self._slots, grown)
+        counted = [a for a in plan.admissions if self._slots[a.slot].penalised]
+        step = self._preparer.prepare(plan.rows, layout, self._slots, grown, counted)
         staged = self._stage(step)
         output = self._outputs.take(self._turn, ResultSizes.of(step).integers)
-        counted = [a for a in plan.admissions if self._slots[a.slot].penalised]
         with _lost_devices_told():
             try:
                 started = self._device.mark()
@@ -256,10 +256,13 @@ class TorchCudaExecutor:
         sizes = sizes_of(step.arrays)
         first = packed_length(sizes)
         extras = self._extras(step, staged[first:])
-        for admission in counted:
-            self._count(admission)
+        lengths = [len(admission.token_ids) for admission in counted]
+        for admission, token_ids in zip(counted, extras.known.split_with_sizes(lengths), strict=True):
+            self._count(admission, token_ids.long())
         if self._memory.counts is not None and len(extras.given):
             count_drawn(self._memory.counts, extras.given_slots, extras.given)
+        if not len(step.logits):  # a plan may do no more than release
+            return
         if step.decode_tiles and not step.special:
             hand_over([self._decode(sizes, draws=True).run(staged[:first]).tokens], output)
             return
@@ -286,12 +289,11 @@ class TorchCudaExecutor:
             self._memory.tables.view(-1).index_copy_(0, extras.table_index.long(), extras.table_block)
         return extras
 
-    def _count(self, admission: Admission) -> None:
+    def _count(self, admission: Admission, token_ids: torch.Tensor) -> None:
         """Tokens that a sequence with penalties begins with."""
         if self._memory.counts is None:
             size = (self.geometry.max_batch, self._vocab)
             self._memory.counts = torch.zeros(size, dtype=torch.int32, device=self._device.torch_device)
-        token_ids = torch.tensor(admission.token_ids, device=self._device.torch_device)
         prompt, answer = token_ids.tensor_split((admission.prompt_tokens,))
         fill_counts(self._memory.counts, admission.slot, prompt, answer)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.engine.core.plan import Row
+from ridgeline.engine.core.plan import Admission, Row
 from ridgeline.engine.executors.cuda.arrays import ExtraArrays, StepArrays
 from ridgeline.engine.executors.cuda.sampling import CudaSlot, DrawingRow, SlotSettings, adjustments
 from ridgeline.engine.executors.slots import Extension, Layout, Slots
@@ -94,16 +94,29 @@ class Preparer:
         self._width = width
 
     def prepare(
-        self, rows: tuple[Row, ...], layout: Layout, slots: Slots[CudaSlot], grown: Sequence[Extension]
+        self,
+        rows: tuple[Row, ...],
+        layout: Layout,
+        slots: Slots[CudaSlot],
+        grown: Sequence[Extension],
+        counted: Sequence[Admission] = (),
     ) -> Prepared:
-        """All of a step; `grown` is what its plan appended to the block tables."""
+        """All of a step.
+
+        Args:
+            rows: of its plan.
+            layout: of these rows.
+            slots: after the plan was applied.
+            grown: what the plan appended to the block tables.
+            counted: what it admits with penalties.
+        """
         is_decode = not layout.batch.chunks
         table = _RowTable.of(rows, layout)
         tiles = padded_batch(len(rows)) if is_decode else 0
         logits = np.where(table.sample, table.first if is_decode else np.cumsum(table.sample) - 1, -1)
         arrays = self._decode(layout, table, tiles) if is_decode else self._mixed(layout, table)
         if not self._settings.may_be_special[table.slot].any():
-            return Prepared(arrays, self._extras(grown), tiles, False, logits, ())
+            return Prepared(arrays, self._extras(grown, counted), tiles, False, logits, ())
         draws = [
             DrawingRow(index, row.slot, slots[row.slot], row.start + len(row.token_ids))
             for index, row in zip(logits.tolist(), rows, strict=True)
@@ -119,7 +132,7 @@ class Preparer:
             if slots[row.slot].penalised
         ]
         prompt = _prompt_tokens(rows, layout, slots, scored)
-        extras = self._extras(grown, given, draws if special else (), *prompt)
+        extras = self._extras(grown, counted, given, draws if special else (), *prompt)
         return Prepared(arrays, extras, tiles, special, logits, scored)
 
     def _decode(self, layout: Layout, table: "_RowTable", tiles: int) -> StepArrays[HostArray]:
@@ -191,6 +204,7 @@ class Preparer:
     def _extras(
         self,
         grown: Sequence[Extension],
+        counted: Sequence[Admission],
         given: Sequence[tuple[int, int]] = (),
         draws: Sequence[DrawingRow] = (),
         prompt_index: HostArray = _NONE,
@@ -200,6 +214,7 @@ class Preparer:
         return ExtraArrays[HostArray](
             table_index=_join([np.arange(len(g.blocks)) + g.slot * self._width + g.start for g in grown]),
             table_block=_join([np.array(g.blocks) for g in grown]),
+            known=_join([np.array(admission.token_ids) for admission in counted]),
             given_slots=np.array([slot for slot, _ in given], dtype=np.int32),
             given=np.array([token for _, token in given], dtype=np.int32),
             scored=changes.scored,
