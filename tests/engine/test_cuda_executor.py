@@ -201,6 +201,16 @@ def test_a_batch_size_is_recorded_when_it_comes_back(files: ModelFiles) -> None:
     assert device.recordings == 2
 
 
+def test_a_batch_size_that_cannot_be_recorded_is_computed_all_the_same(
+    files: ModelFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = LazyDevice(full=True)
+    answers = run(make_executor(files, full), specs(DRAWN, 3))
+    assert answers == run(make_executor(files, LazyDevice()), specs(DRAWN, 3))
+    assert full.replays == 0 and 0 < full.recordings <= 3, "each size is tried once"
+    assert caplog.text.count("no GPU memory is left to record") == full.recordings
+
+
 def test_a_plan_without_rows_computes_nothing(files: ModelFiles) -> None:
     device = LazyDevice()
     executor = make_executor(files, device)

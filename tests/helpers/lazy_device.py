@@ -48,6 +48,8 @@ class LazyDevice:
     closed: bool = False
     fails: Exception | None = None
     """What work ends with when it is carried out."""
+    full: bool = False
+    """No memory is left for recordings."""
     refuses: Exception | None = None
     """What the next submission ends with: part of its work is in the stream by then."""
 
@@ -72,6 +74,8 @@ class LazyDevice:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         self.recordings += 1
+        if self.full:
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
         def replay() -> None:
             self.replays += 1

@@ -56,6 +56,7 @@ class Device(Protocol):
         """Record work (a CUDA graph) without carrying it out, from inside submitted work.
 
         Returns what carries it out, with the same tensors as now; to be called inside submitted work.
+        It has memory of its own: torch.OutOfMemoryError if there is not enough.
         """
         ...
 
@@ -128,6 +129,8 @@ class CudaDevice:
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """See `Device.record`."""
+        # Each thread has a handle of cuBLAS of its own, which cannot be made while recording.
+        torch.cuda.current_blas_handle()  # type: ignore[no-untyped-call]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             work()

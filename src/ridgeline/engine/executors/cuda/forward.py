@@ -3,6 +3,7 @@
 Nothing here reads host memory but the staged buffer, and nothing waits for the device.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from ridgeline.kernels.cuda.kernels import CudaAttention
 from ridgeline.kernels.cuda.penalties import count_drawn, penalise
 from ridgeline.kernels.cuda.sampling import draw, resolve_tokens
 from ridgeline.models.transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 _SCORED_AT_ONCE = 64
 """Prompt positions whose logits are held at a time; a row of them is the size of the vocabulary."""
@@ -139,7 +142,7 @@ class GraphedDecode:
     """Decode at one batch size, recorded once that size has occurred twice.
 
     The first time runs eagerly, which also compiles what is not compiled yet; a size that never
-    comes back is never recorded.
+    comes back is never recorded, nor is one whose graph there is no memory for.
 
     Args:
         forward: what is recorded.
@@ -155,7 +158,7 @@ class GraphedDecode:
         self._buffer = torch.zeros(packed_length(sizes), dtype=torch.int32, device=device.torch_device)
         self.arrays = unpack(StepArrays, self._buffer, sizes)
         self._replay: Callable[[], None] | None = None
-        self._occurred = False
+        self._runs = 0
         self._tokens: torch.Tensor | None = None
         self._computed: Computed | None = None
 
@@ -179,14 +182,24 @@ class GraphedDecode:
     def run(self, packed: torch.Tensor) -> "GraphedDecode":
         """Compute a step from its packed arrays in host memory."""
         self._buffer.copy_(packed, non_blocking=True)
-        if self._replay is None and self._occurred:
-            self._replay = self._device.record(self._compute)
-        self._occurred = True
+        if self._runs == 1:
+            self._record()
         if self._replay is None:
             self._compute()
         else:
             self._replay()
+        self._runs += 1
         return self
+
+    def _record(self) -> None:
+        try:
+            self._replay = self._device.record(self._compute)
+        except torch.OutOfMemoryError:
+            logger.warning(
+                "steps of %d sequences stay slower: no GPU memory is left to record them; give less to "
+                "--kv-memory",
+                len(self.arrays.token_ids),
+            )
 
     def _compute(self) -> None:
         computed = self._forward.compute(self.arrays, all_rows=True)
