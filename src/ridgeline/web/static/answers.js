@@ -3,7 +3,7 @@ import { call } from './api.js';
 import { newestLeaf } from './branches.js';
 import { saveDraft } from './drafts.js';
 import { cancelRetry, fail, handled, tell } from './errors.js';
-import { finish, follow } from './following.js';
+import { finish, follow, stopWaiting } from './following.js';
 import { batch } from './lib.js';
 import { listed } from './list.js';
 import { present } from './shown.js';
@@ -68,6 +68,7 @@ function arrived(before, { conversation, question, answer }, fromBox) {
 }
 
 function grow(thread, conversation, messages) {
+  stopWaiting(thread);
   thread.model.value = conversation.model;
   thread.tree.value = [...thread.tree.value, ...messages];
   thread.leafId.value = messages.at(-1).id;

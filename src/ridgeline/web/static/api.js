@@ -83,12 +83,13 @@ export async function* events(path, lastEventId, signal) {
   const extra = { accept: 'text/event-stream' };
   if (lastEventId) extra['last-event-id'] = lastEventId;
   const response = await request(path, { headers: headers(extra), signal });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   let rest = '';
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
-    rest += value;
+    rest += decoder.decode(value, { stream: true });
     let end;
     while ((end = rest.indexOf('\n\n')) >= 0) {
       const event = parse(rest.slice(0, end));

@@ -1,5 +1,5 @@
 // A Markdown text that grows. Blocks that can no longer change are parsed once; only the last one
-// is parsed again when text arrives, some thirty times a second, so that a token costs the same at the
+// is parsed again when text arrives, twenty times a second at most, so that a token costs the same at the
 // end of a long answer as at its beginning.
 import { signal } from './lib.js';
 import { blockOf, lex } from './markdown.js';
@@ -7,7 +7,7 @@ import { blockOf, lex } from './markdown.js';
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^\n]*)\n/;
 const DEFINITION = /^[ >]*\[[^\]\n]+\]:/m;
 const MARKER = /^ *(?:\d{1,9}[.)]?|[-*+])? *$/;
-const PERIOD_MS = 30; // at least, from one update to the next
+const PERIOD_MS = 50; // at least, from one update to the next
 const PAUSE = 4; // times what an update took, before the next one: at most a fifth of the time
 
 export class MarkdownDocument {

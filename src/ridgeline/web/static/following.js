@@ -102,11 +102,16 @@ export function giveUp(thread, message) {
   drop(thread.id);
 }
 
+// Something else is asked now.
+export function stopWaiting(thread) {
+  for (const message of thread.tree.value) message.retryAt.value = null;
+}
+
 export function forget(conversationId) {
   const thread = state.live.value.get(conversationId);
   if (thread) {
     followers.get(thread.writing.value?.id)?.abort();
-    for (const message of thread.tree.value) message.retryAt.value = null;
+    stopWaiting(thread);
   }
   drop(conversationId);
 }
