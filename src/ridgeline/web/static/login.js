@@ -41,8 +41,8 @@ export function Login() {
 
 export function Unreachable() {
   return html`
-    <main class="gate" role="status">
-      <div>
+    <main class="gate">
+      <div role="status">
         <${Logo} large />
         <h1>${text.unreachable.title}</h1>
         <p>${text.unreachable.body}</p>

@@ -1,0 +1,317 @@
+"""axe-core finds no barrier in any state of the page, wide and narrow, light and dark."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import axe
+import httpx
+import pytest
+from chatting import PHONE, answers, box, finished
+from playwright.sync_api import Page, expect
+from served import Server
+
+from ridgeline.protocol import ModelInfo, Refusal
+from ridgeline.web.settings import WebSettings
+
+pytestmark = pytest.mark.browser
+
+OpenPage = Callable[..., Page]
+WIDE: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}}
+CALM: dict[str, Any] = {"reduced_motion": "reduce"}  # colours half-way to others say nothing
+RICH = """## A heading
+
+Text with `code`, a [link](https://example.org/) and $a^2 + b^2 = c^2$.
+
+| Name | Value |
+|:-----|------:|
+| one  |     1 |
+
+```python
+def palindrome(word: str) -> bool:  # a comment
+    return word == word[::-1] and len(word) > 0x10
+```
+
+$$\\int_0^1 x^2 \\, dx = \\frac{1}{3}$$
+
+> A quotation, with a list:
+>
+> 1. first
+> 2. second
+"""
+
+
+@pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])
+def size(request: pytest.FixtureRequest) -> dict[str, Any]:
+    shape: dict[str, Any] = request.param
+    return shape | CALM
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def check(open_page: OpenPage) -> Iterator[Callable[[Page, str], None]]:
+    """Collects what axe-core finds, so that one run tells all of it."""
+    found: list[str] = []
+
+    def check(page: Page, state: str) -> None:
+        found.extend(f"{state}: {problem}" for problem in axe.violations(page))
+        page.mouse.move(1, 1)
+
+    yield check
+    assert found == []
+
+
+Check = Callable[[Page, str], None]
+
+
+@pytest.fixture
+def open_page_with_errors(open_page: OpenPage) -> OpenPage:
+    def open_anyway(url: str, **options: Any) -> Page:
+        expected = (
+            "status of 4",
+            "status of 5",
+            "ERR_CONNECTION",
+            "ERR_FAILED",
+            "ERR_INCOMPLETE",
+            "ERR_EMPTY",
+        )
+        return open_page(url, allow=expected, **options)
+
+    return open_anyway
+
+
+def say(page: Page, text: str) -> None:
+    """Send, as one does with a finger or a mouse."""
+    box(page).fill(text)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+def open_list(page: Page) -> None:
+    if page.get_by_role("navigation").count() == 0:
+        page.get_by_role("button", name="Show conversations").click()
+        expect(page.get_by_role("navigation")).to_be_in_viewport()
+
+
+def close_list(page: Page) -> None:
+    if page.locator(".pane[inert]").count():
+        page.get_by_role("button", name="Hide conversations").click()
+        expect(page.locator(".pane[inert]")).to_have_count(0)
+
+
+def test_conversations(
+    server: Server, open_page: OpenPage, size: dict[str, Any], scheme: str, check: Check
+) -> None:
+    server.backend.infos.append(ModelInfo("large", 1, 8000, 100, 10**9))
+    page = open_page(server.url, color_scheme=scheme, **size)
+    expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible()
+    check(page, "new chat")
+    server.backend.reply, server.backend.hold_after = RICH, 12
+    say(page, "Show me everything")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    expect(answers(page).locator("h2, h3, h4").first).to_be_visible()
+    check(page, "an answer being written")
+    server.backend.hold_after = None
+    finished(page)
+    expect(answers(page).locator("math, .katex").first).to_be_attached()
+    check(page, "code, table and maths")
+    page.get_by_role("button", name="Edit").first.click()
+    check(page, "editing a message")
+    page.keyboard.press("Escape")
+    page.get_by_role("heading", level=1).get_by_role("button").click()
+    check(page, "renaming by the heading")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Model: tiny").click()
+    expect(page.get_by_role("menu")).to_be_visible()
+    check(page, "the menu of models")
+    page.keyboard.press("Escape")
+    page.goto(f"{server.url}/?temporary")
+    expect(page.get_by_role("note")).to_be_visible()
+    check(page, "temporary chat")
+
+
+def test_list_and_dialogs(
+    server: Server, open_page_with_errors: OpenPage, size: dict[str, Any], scheme: str, check: Check
+) -> None:
+    for number in range(3):
+        httpx.post(f"{server.url}/web/messages", json={"content": f"Question {number}"})
+    page = open_page_with_errors(server.url, color_scheme=scheme, **size)
+    expect(box(page)).to_be_visible()
+    open_list(page)
+    check(page, "the list")
+    page.get_by_role("button", name="Options for “Question 1”").click()
+    expect(page.get_by_role("menu")).to_be_visible()
+    check(page, "the menu of a conversation")
+    page.get_by_role("menuitem", name="Pin").click()
+    expect(page.get_by_role("heading", name="Pinned")).to_be_visible()
+    page.get_by_role("button", name="Options for “Question 1”").click()
+    page.get_by_role("menuitem", name="Rename").click()
+    check(page, "renaming in the list")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Options for “Question 2”").click()
+    page.get_by_role("menuitem", name="Delete").click()
+    expect(page.get_by_role("button", name="Undo")).to_be_visible()
+    check(page, "deleted, with undo")
+    page.get_by_role("button", name="Import and export").click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator("input[type=file]").set_input_files(
+        {"name": "broken.json", "mimeType": "application/json", "buffer": b'{"format": 1}'}
+    )
+    expect(dialog.locator(".bad")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Choose a file")).to_be_enabled()
+    page.wait_for_timeout(100)  # for the buttons to have their colours back
+    check(page, "a file that cannot be imported")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+k")
+    check(page, "search, nothing typed")
+    page.get_by_role("combobox").fill("question")
+    expect(page.locator("mark").first).to_be_visible()
+    check(page, "search results")
+    page.get_by_role("combobox").fill("no such thing")
+    expect(dialog).to_contain_text("Nothing found")
+    check(page, "nothing found")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+/")
+    check(page, "shortcuts")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    close_list(page)
+    page.get_by_role("button", name="Settings of this chat").click()
+    dialog.get_by_label("Temperature").fill("hot")
+    check(page, "settings")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog).to_contain_text("Give a number")
+    check(page, "settings that are wrong")
+
+
+def test_errors(
+    make_server: Callable[..., Server],
+    open_page_with_errors: OpenPage,
+    size: dict[str, Any],
+    scheme: str,
+    check: Check,
+) -> None:
+    server = make_server(WebSettings(max_running_answers=1))
+    full = Refusal("at_capacity", "All full.", retry_after_seconds=60.0)
+    server.backend.script = [full, RuntimeError("broken")]
+    page = open_page_with_errors(server.url, color_scheme=scheme, **size)
+    say(page, "Please")
+    expect(page.get_by_role("alert")).to_contain_text("Trying again in")
+    check(page, "at capacity")
+    page.get_by_role("button", name="Try now").click()
+    expect(page.get_by_role("alert")).to_contain_text("Something went wrong")
+    check(page, "a failure")
+    server.backend.hold_after = 1
+    httpx.post(f"{server.url}/web/messages", json={"content": "Another one"})
+    say(page, "And now?")
+    expect(page.get_by_role("alert").last).to_contain_text("One thing at a time")
+    check(page, "rate limit")
+    server.stop()
+    say(page, "Still there?")
+    expect(page.get_by_role("alert").last).to_contain_text("The server does not answer")
+    check(page, "server gone")
+    page.goto("about:blank")
+    server.backend.hold_after = None
+    server.start()
+    page.goto(f"{server.url}/c/{'0' * 32}")
+    expect(page.get_by_role("heading", name="This conversation is not here")).to_be_visible()
+    check(page, "no such conversation")
+
+
+def test_signing_in_and_waiting(
+    make_server: Callable[..., Server],
+    open_page_with_errors: OpenPage,
+    size: dict[str, Any],
+    scheme: str,
+    check: Check,
+) -> None:
+    server = make_server(api_keys={"ann": "right-key"})
+    page = open_page_with_errors(server.url, color_scheme=scheme, **size)
+    page.get_by_label("API key").fill("wrong")
+    check(page, "sign in")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("alert")).to_contain_text("not one of this server’s keys")
+    check(page, "a wrong key")
+    page.route("**/web/session", lambda route: route.abort())
+    page.reload()
+    expect(page.get_by_role("heading", name="The server does not answer")).to_be_visible()
+    check(page, "unreachable")
+
+
+def test_axe_finds_what_is_wrong(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url)
+    expect(box(page)).to_be_visible()
+    page.evaluate(
+        """() => {
+            document.querySelector('#message').labels[0].remove();
+            document.querySelector('#message').placeholder = '';
+            document.querySelector('h1').style.color = '#ccc';
+        }"""
+    )
+    assert {problem.split(":")[0] for problem in axe.violations(page)} >= {"label", "color-contrast"}
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 400), (320, 256)], ids=["200 %", "400 %"])
+def test_zoomed_in(server: Server, open_page: OpenPage, width: int, height: int) -> None:
+    server.backend.reply = RICH
+    page = open_page(server.url, viewport={"width": width, "height": height})
+    fits = "() => document.documentElement.scrollWidth <= innerWidth"
+    expect(box(page)).to_be_in_viewport(ratio=1)
+    assert page.evaluate(fits)
+    say(page, "Show me everything")
+    finished(page)
+    assert page.evaluate(fits)
+    expect(box(page)).to_be_in_viewport(ratio=1)
+    open_list(page)
+    expect(page.get_by_role("button", name="Options for “Show me everything”")).to_be_visible()
+    close_list(page)
+    for keys, last in (("Control+Shift+Comma", "Save"), ("Control+/", "Close"), ("Control+k", "Close")):
+        page.keyboard.press(keys)
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_role("button", name=last).scroll_into_view_if_needed()
+        expect(dialog.get_by_role("button", name=last)).to_be_in_viewport(ratio=1)
+        assert page.evaluate(fits)
+        page.keyboard.press("Escape")
+        expect(dialog).to_have_count(0)
+
+
+def test_colours_of_the_system(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url, forced_colors="active")
+    say(page, "Hello")
+    finished(page)
+    outline = "(element) => getComputedStyle(element).outlineStyle"
+    assert page.locator("#conversations li.current").evaluate(outline) == "solid"
+    page.get_by_role("button", name="Model: tiny").click()
+    assert page.get_by_role("menuitemradio").evaluate(outline) == "solid"
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+k")
+    assert page.get_by_role("option").first.evaluate(outline) == "solid"
+    assert axe.violations(page) == []
+
+
+def test_nothing_moves_for_those_who_want_it_so(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url, **CALM)
+    say(page, "Hello")
+    finished(page)
+    page.keyboard.press("Control+k")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    moving = """() => document.getAnimations()
+        .filter((animation) => animation.effect.getComputedTiming().duration > 1).length"""
+    assert page.evaluate(moving) == 0
+
+
+def test_it_can_be_installed(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url)
+    expect(box(page)).to_be_visible()
+    session = page.context.new_cdp_session(page)
+    manifest = session.send("Page.getAppManifest")
+    assert manifest["url"] == f"{server.url}/manifest.webmanifest"
+    assert manifest["errors"] == []
+    problems = {
+        error["errorId"] for error in session.send("Page.getInstallabilityErrors")["installabilityErrors"]
+    }
+    # Windows without a profile cannot install anything; nothing else may be wrong.
+    assert problems <= {"in-incognito"}
