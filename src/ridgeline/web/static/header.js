@@ -20,7 +20,7 @@ export function Header() {
         <${Title} key=${thread.value?.id} />
         <${ModelPicker} />
       </div>
-      <div class="tools">
+      <div class="header-tools">
         ${fresh ? html`<${TemporaryToggle} />` : null}
         ${missing.value ? null : html`<${SettingsButton} />`}
         ${shown || fresh ? null : html`<${IconButton} label=${text.newChat} icon=${Plus} run=${() => newChat()} />`}
