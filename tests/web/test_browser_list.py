@@ -455,7 +455,7 @@ def test_a_temporary_chat_leaves_nothing(server: Server, open_page: OpenPage) ->
     page = open_page(server.url)
     page.get_by_role("button", name="Temporary chat").click()
     assert page.url.endswith("/?temporary")
-    note = page.get_by_role("note").filter(has_text="it is not saved, listed or found by search")
+    note = page.get_by_role("note").filter(has_text="Not saved, not listed, not found by search")
     expect(note).to_be_visible()
     ask(page, "A secret")
     expect(note).to_be_visible()

@@ -115,7 +115,7 @@ export const text = {
   },
   temporary: {
     name: 'Temporary chat',
-    banner: 'Temporary chat: it is not saved, listed or found by search, and is gone after an hour without use.',
+    banner: 'Not saved, not listed, not found by search, and gone after an hour without use.',
     remove: 'Delete now',
   },
   search: {
