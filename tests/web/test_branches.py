@@ -187,12 +187,14 @@ async def test_a_conversation_deleted_while_it_is_asked_stays_deleted(
     tokenize = backend.tokenize
 
     async def slow(*args, **options):  # type: ignore[no-untyped-def]
+        monkeypatch.setattr(backend, "tokenize", tokenize)
         await site.conversations.delete(conversation)
         return await tokenize(*args, **options)
 
     monkeypatch.setattr(backend, "tokenize", slow)
     with pytest.raises(NotFoundError):
         await site.answers.ask(ME, conversation.id, "Second", None)
+    assert not site.answers.is_busy(conversation.id)
     assert backend.running == set()
     assert await site.conversations.get(ME, conversation.id) is None
     assert await site.conversations.restore(ME, conversation.id)
@@ -284,9 +286,7 @@ async def test_a_full_disk_stops_no_edit(
     assert site.conversations.problem is None
 
 
-async def test_what_contradicts_the_database_takes_nothing_else_with_it(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_contradicts_the_database_takes_nothing_else_with_it(site: Site) -> None:
     """Rows of two conversations are written together; only those at fault are dropped."""
     orphan = StoredMessage("m1", "nowhere", None, 0, "user", "Hello", "complete", 1)
     site.conversations._note([orphan])

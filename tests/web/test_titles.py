@@ -1,6 +1,5 @@
 """Titles made by the model: behind the answer, once, and only where they are good."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -172,11 +171,12 @@ async def test_a_stopping_server_cancels_titles_and_keeps_the_first(
 
 
 async def test_no_title_begins_after_the_end(site: Site, backend: ScriptedBackend) -> None:
+    backend.title = ""
     conversation, job = await answered(site)
     await site.titles.wait(conversation.id)
     await site.titles.close()
     site.titles.consider(job)
-    await asyncio.sleep(0)
+    await site.titles.wait(conversation.id)
     assert len(backend.titles) == 1
 
 

@@ -23,8 +23,6 @@ async def change(
         Refusal: one of them cannot be made.
     """
     title = None if wanted.title is None else title_in(wanted.title)
-    if wanted.settings is not None:
-        wanted.settings.over(conversation.settings, settings)  # refused before anything is changed
     if wanted.pinned and not conversation.pinned:
         await _check_pin(conversations, settings, conversation)
     if wanted.leaf_id is not None:
