@@ -72,10 +72,10 @@ function openFromAddress() {
   return id ? show(id) : begin(location.search === '?temporary');
 }
 
-// `messageId`: the message to lead the reader to.
-export function open(id, messageId = null) {
+// `place`: {id, match} of a message to lead the reader to.
+export function open(id, place = null) {
   go(`/c/${id}`);
-  state.sought.value = messageId;
+  state.sought.value = place;
   return show(id);
 }
 

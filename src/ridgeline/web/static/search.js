@@ -63,7 +63,7 @@ export function SearchDialog() {
 
   function go(row) {
     closeDialog();
-    open(row.conversation.id, row.message_id);
+    open(row.conversation.id, row.message_id && { id: row.message_id, match: row.snippet.match });
   }
   function enter(wanted) {
     if (wanted !== (query ? found?.query : '')) entered.current = wanted;

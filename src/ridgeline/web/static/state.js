@@ -20,7 +20,7 @@ export const sending = signal(false);
 export const draft = signal('');
 export const pickedModel = signal(null);
 export const temporary = signal(false); // whether the chat to begin will leave no trace
-export const sought = signal(null); // id of the message that a search has led to
+export const sought = signal(null); // {id, match} of the message that a search leads to
 
 // null stands for the default of the site.
 export const NO_SETTINGS = Object.freeze({ system_prompt: '', temperature: null, top_p: null, max_tokens: null });

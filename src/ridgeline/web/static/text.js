@@ -2,7 +2,7 @@
 
 export const title = document.querySelector('meta[name="application-name"]').content;
 
-const compact = (count) => new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 }).format(count);
+const compact = (count) => new Intl.NumberFormat('en', { notation: 'compact' }).format(count);
 
 export const text = {
   skip: 'Skip to the message box',
@@ -111,7 +111,7 @@ export const text = {
   models: {
     label: (name) => `Model: ${name}`,
     context: (tokens) => `${tokens.toLocaleString()} tokens of context`,
-    parameters: (count) => `${new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 2 }).format(count)} parameters`,
+    parameters: (count) => `${compact(count)} parameters`,
   },
   temporary: {
     name: 'Temporary chat',
