@@ -8,6 +8,7 @@ import axe
 import pytest
 from chatting import PHONE, answers, ask, box, finished, last_answer, say, words
 from playwright.sync_api import Page, expect
+from scripted import words as tokens
 from served import Server
 
 from ridgeline.protocol import ModelInfo, Refusal
@@ -59,6 +60,42 @@ def test_another_answer_stands_beside_the_first(server: Server, open_page: OpenP
     ask(page, "And then?")
     said = [m.content for m in server.backend.requests[-1].messages or ()]
     assert said == ["Which?", "The second.", "And then?"]
+
+
+def test_a_tree_is_shown_along_one_path(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url)
+    found = page.evaluate(
+        """async () => {
+            const base = document.querySelector('script[type=module]').src;
+            const { newestLeaf, pathTo, versionsAlong } = await import(base.replace('app.js', 'branches.js'));
+            const made = (rows) => rows.map(([id, parentId], createdMs) =>
+                ({ id, parentId, createdMs, role: /q|r/i.test(id) ? 'user' : 'assistant' }));
+            const tree = made(
+                [['q', null], ['a', 'q'], ['b', 'q'], ['r', 'a'], ['c', 'r'], ['Q', null], ['d', 'Q']]);
+            const circle = made([['x', 'y'], ['y', 'x']]);
+            const ids = (messages) => messages.map((message) => message.id).join('');
+            return {
+                chosen: ids(pathTo(tree, 'c')),
+                inner: ids(pathTo(tree, 'b')),
+                newest: ids(pathTo(tree, null)),
+                unknown: ids(pathTo(tree, 'gone')),
+                none: ids(pathTo([], 'c')),
+                circle: ids(pathTo(circle, 'x')),
+                versions: versionsAlong(tree, pathTo(tree, 'c')).map(ids),
+                leaves: ['q', 'a', 'b', 'Q', 'gone'].map((id) => newestLeaf(tree, id)),
+            };
+        }"""
+    )
+    assert found == {
+        "chosen": "qarc",
+        "inner": "qb",
+        "newest": "Qd",
+        "unknown": "Qd",
+        "none": "",
+        "circle": "yx",
+        "versions": ["qQ", "ab", "r", "c"],
+        "leaves": ["c", "c", "b", "d", "gone"],
+    }
 
 
 def test_versions_are_passed_through_by_keyboard(server: Server, open_page: OpenPage) -> None:
@@ -230,17 +267,22 @@ WATCH = """() => {
 
 def test_settled_blocks_are_not_touched_again(server: Server, open_page: OpenPage) -> None:
     """Counted, not timed: however long the answer, only its last two blocks change."""
-    server.backend.delay_seconds = 0.003
-    server.backend.reply = "\n\n".join(
-        [words(12), "- one\n- two\n- three", "```\nx = 1\ny = 2\n```", "| a | b |\n|---|---|\n| 1 | 2 |"] * 5
-    )
+    parts = ["A $x$ in text", "- one\n- two", "```\nx = 1\ny = 2\n```", "| a | b |\n|---|---|\n| 1 | 2 |"] * 5
+    server.backend.reply = "\n\n".join(parts)
+    server.backend.hold_after = 0
     page = open_page(server.url)
     expect(page.get_by_role("log")).to_be_visible()
     page.evaluate(WATCH)
-    ask(page, "Write")
+    say(page, "Write")
+    for count in range(2, len(parts), 2):
+        server.backend.hold_after = len(tokens("\n\n".join(parts[:count])))
+        expect(page.locator(".markdown > *")).to_have_count(count)
+        expect(page.locator(".formula .katex").first).to_be_visible()  # KaTeX comes but once
+    server.backend.hold_after = None
+    finished(page)
     touched = page.evaluate("() => touched")
-    assert page.locator(".markdown > *").count() == 20
-    assert len({count for _, count in touched}) > 8, "it was not streamed"
+    assert page.locator(".markdown > *").count() == len(parts)
+    assert len({before for _, before in touched}) >= len(parts) // 2 - 1
     assert [entry for entry in touched if entry[0] < entry[1] - 2] == []
 
 
