@@ -209,6 +209,8 @@ async def test_adding_never_touches_what_is_there(store: Store) -> None:
 
 def _old_database(path: Path) -> None:
     """A file as version 0001 wrote it, with two conversations in it."""
+    with sqlite3.connect(path) as plain:
+        plain.execute("PRAGMA journal_mode=WAL")
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         config = Config()

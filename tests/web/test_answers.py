@@ -158,12 +158,12 @@ async def test_stop_keeps_the_text_and_frees_the_blocks(
 
 
 async def test_an_answer_nobody_hears_is_ended(make_site: MakeSite, backend: ScriptedBackend) -> None:
-    site = await make_site(unheard_seconds=0.05)
+    site = await make_site(unheard_seconds=0.2)
     backend.hold_after = 2
     _, _, job = await site.answers.ask(ME, None, "Go", None)
-    await held(job, 2)
     listening = asyncio.create_task(told(job))
-    await asyncio.sleep(0.15)
+    await held(job, 2)
+    await asyncio.sleep(0.4)
     assert job.running, "somebody listened"
     listening.cancel()
     await until(lambda: not job.running)
