@@ -46,3 +46,15 @@ def ask(page: Page, text: str) -> None:
 def words(count: int) -> str:
     """So many words, each a token of the scripted backend."""
     return " ".join(f"word{n}" for n in range(count))
+
+
+def question(page: Page, number: int) -> Locator:
+    """One of the questions of the branch that is shown."""
+    return page.locator("article.question").nth(number)
+
+
+def edit(page: Page, number: int) -> Locator:
+    """Open the editor of a message, and return its box."""
+    question(page, number).hover()
+    question(page, number).get_by_role("button", name="Edit message").click()
+    return page.get_by_role("textbox", name="Edit message")

@@ -1,17 +1,15 @@
-"""The thread in Chromium: versions, editing, going on, the context in use, errors in words."""
+"""The thread in Chromium: versions of messages, editing, going on, and the context in use."""
 
 import re
 from collections.abc import Callable
 from typing import Any
 
-import axe
 import pytest
-from chatting import PHONE, answers, ask, box, finished, last_answer, say, words
+from chatting import answers, ask, box, edit, finished, last_answer, question, words
 from playwright.sync_api import Page, expect
-from scripted import words as tokens
 from served import Server
 
-from ridgeline.protocol import ModelInfo, Refusal
+from ridgeline.protocol import ModelInfo
 from ridgeline.web.settings import WebSettings
 
 pytestmark = pytest.mark.browser
@@ -19,22 +17,8 @@ pytestmark = pytest.mark.browser
 OpenPage = Callable[..., Page]
 
 
-def question(page: Page, number: int) -> Any:
-    return page.locator("article.question").nth(number)
-
-
-def edit(page: Page, number: int) -> Any:
-    """Open the editor of a message, and return its box."""
-    question(page, number).hover()
-    question(page, number).get_by_role("button", name="Edit message").click()
-    return page.get_by_role("textbox", name="Edit message")
-
-
 def versions(page: Page) -> Any:
     return page.get_by_role("group", name="Versions")
-
-
-# --- Versions -------------------------------------------------------------------------------------
 
 
 def test_another_answer_stands_beside_the_first(server: Server, open_page: OpenPage) -> None:
@@ -208,9 +192,6 @@ def test_an_answer_that_was_cut_off_goes_on(make_server: Callable[..., Server], 
     expect(page.get_by_role("button", name="Continue")).to_have_count(0)
 
 
-# --- What the model is shown ----------------------------------------------------------------------
-
-
 def test_the_meter_tells_the_context_in_use(server: Server, open_page: OpenPage) -> None:
     server.backend.infos = [ModelInfo("tiny", 1, 200, 100, 1000)]
     server.backend.script = [words(20), words(6)]
@@ -247,264 +228,3 @@ def test_messages_outside_the_window_are_told_from_the_others(server: Server, op
     )
     assert [outside for outside, _ in above] == [is_above for _, is_above in above]
     assert sum(outside for outside, _ in above) == number
-
-
-# --- Streaming ------------------------------------------------------------------------------------
-
-WATCH = """() => {
-    window.touched = [];
-    let before = 0; // blocks that were there before this update
-    new MutationObserver((records) => {
-        const body = document.querySelector('.markdown');
-        for (const { target } of records) {
-            const block = body ? [...body.children].findIndex((child) => child.contains(target)) : -1;
-            if (block >= 0) touched.push([block, before]);
-        }
-        before = body?.children.length ?? 0;
-    }).observe(document.querySelector('[role=log]'), { subtree: true, childList: true, characterData: true });
-}"""
-
-
-def test_settled_blocks_are_not_touched_again(server: Server, open_page: OpenPage) -> None:
-    """Counted, not timed: however long the answer, only its last two blocks change."""
-    parts = ["A $x$ in text", "- one\n- two", "```\nx = 1\ny = 2\n```", "| a | b |\n|---|---|\n| 1 | 2 |"] * 5
-    server.backend.reply = "\n\n".join(parts)
-    server.backend.hold_after = 0
-    page = open_page(server.url)
-    expect(page.get_by_role("log")).to_be_visible()
-    page.evaluate(WATCH)
-    say(page, "Write")
-    for count in range(2, len(parts), 2):
-        server.backend.hold_after = len(tokens("\n\n".join(parts[:count])))
-        expect(page.locator(".markdown > *")).to_have_count(count)
-        expect(page.locator(".formula .katex").first).to_be_visible()  # KaTeX comes but once
-    server.backend.hold_after = None
-    finished(page)
-    touched = page.evaluate("() => touched")
-    assert page.locator(".markdown > *").count() == len(parts)
-    assert len({before for _, before in touched}) >= len(parts) // 2 - 1
-    assert [entry for entry in touched if entry[0] < entry[1] - 2] == []
-
-
-def test_code_is_coloured_once_when_its_fence_closes(server: Server, open_page: OpenPage) -> None:
-    server.backend.hold_after = 5
-    server.backend.reply = "Look:\n\n```python\ndef f(): pass\n```\n\n" + words(60)
-    page = open_page(server.url)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url.partition("/vendor/")[2]))
-    say(page, "Code")
-    expect(page.locator("figure.code code")).to_contain_text("def f():")
-    assert [path for path in asked if "highlight" in path] == []
-    page.evaluate(
-        """() => {
-            window.builds = 0;
-            new MutationObserver((records) => records.forEach(({ addedNodes }) =>
-                addedNodes.forEach((node) => (builds += node.className === 'hljs-keyword'))))
-                .observe(document.querySelector('figure.code code'), { subtree: true, childList: true });
-        }"""
-    )
-    server.backend.delay_seconds = 0.005
-    server.backend.hold_after = None
-    expect(last_answer(page)).to_contain_text("word59")
-    finished(page)
-    expect(page.locator("figure.code .hljs-keyword").first).to_have_text("def")
-    expect(page.locator("figure.code code")).to_have_text("def f(): pass")
-    assert page.evaluate("() => builds") == page.locator("figure.code .hljs-keyword").count()
-    assert sorted(path for path in asked if "highlight" in path) == [
-        "highlight/core.js",
-        "highlight/python.js",
-    ]
-
-
-def test_formulas_are_typeset_when_the_first_one_is_there(server: Server, open_page: OpenPage) -> None:
-    server.backend.script = [
-        "No formula: $5 and $6, $HOME/$PATH, US$5 or US$6, `$x$`.",
-        "Here $\\pmb{x}^2$, \\(a_1\\) and $\\left( \\frac{1}{2} \\right)$:\n\n"
-        "\\[ \\fcolorbox{red}{aqua}{$x$} \\]\n\n"
-        "$$\n\\left\\{ \\begin{array}{l} 1 \\\\ 2 \\\\ 3 \\\\ 4 \\\\ 5 \\end{array} \\right.\n- 1\n$$\n\n"
-        "Wrong: $\\frac{1$ and $\\nothing$, forbidden: $\\href{javascript:alert(1)}{x}$, $\\def\\x{y}\\x$.",
-    ]
-    page = open_page(server.url)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    ask(page, "Prices")
-    expect(last_answer(page)).to_have_text("No formula: $5 and $6, $HOME/$PATH, US$5 or US$6, $x$.")
-    assert not any("katex" in url for url in asked)
-    ask(page, "Formulas")
-    shown = last_answer(page)
-    expect(shown.locator(".formula .katex-html")).to_have_count(6)
-    expect(shown.locator(".formula math")).to_have_count(6)
-    assert any(url.endswith(".woff2") for url in asked)
-    expect(shown.locator(".unreadable")).to_have_text(["$\\frac{1$", "$\\nothing$", "$\\def\\x{y}\\x$"])
-    assert shown.locator("[data-css], a").count() == 0
-    # Some styles come as attributes, which the page's policy forbids: they must be there all the same.
-    assert "solid" in (shown.locator("math [style*=border]").first.get_attribute("style") or "")
-
-
-def test_every_language_of_the_wrapper_is_there(server: Server, open_page: OpenPage) -> None:
-    from ridgeline.web import vendor
-
-    page = open_page(server.url)
-    missing = page.evaluate(
-        """async (names) => {
-            const base = document.querySelector('script[type=module]').src;
-            const { highlighted } = await import(base.replace('app.js', 'highlight.js'));
-            const missing = [];
-            for (const name of names) if (!(await highlighted(name, 'x = 1'))) missing.push(name);
-            return missing;
-        }""",
-        [*vendor.LANGUAGES, "py", "C++", "html", "tsx"],
-    )
-    assert missing == []
-
-
-def test_screen_readers_get_a_short_note_now_and_then(server: Server, open_page: OpenPage) -> None:
-    server.backend.reply, server.backend.hold_after = words(6), 3
-    page = open_page(server.url)
-    page.clock.install()
-    page.reload()
-    line = page.locator("p[role=status]")
-    say(page, "Count")
-    expect(last_answer(page)).to_have_text("word0 word1 word2")
-    expect(line).to_have_text("Answering")
-    page.clock.fast_forward(7100)
-    expect(line).to_have_text("Still answering, 3 words so far")
-    server.backend.hold_after = None
-    expect(line).to_have_text("Answer complete")
-
-
-def test_drafts_are_kept_per_conversation(server: Server, open_page: OpenPage) -> None:
-    page = open_page(server.url)
-    ask(page, "First")
-    box(page).fill("more on the first")
-    page.get_by_role("button", name="New chat").click()
-    expect(box(page)).to_have_value("")
-    box(page).fill("something new")
-    page.get_by_role("link", name="First").click()
-    expect(box(page)).to_have_value("more on the first")
-    page.reload()
-    expect(box(page)).to_have_value("more on the first")
-    page.get_by_role("button", name="New chat").click()
-    expect(box(page)).to_have_value("something new")
-
-
-# --- Errors ---------------------------------------------------------------------------------------
-
-
-def test_waiting_for_capacity_goes_on_elsewhere_and_after_loading_again(
-    server: Server, open_page: OpenPage
-) -> None:
-    page = open_page(server.url)
-    ask(page, "First")
-    server.backend.script = [Refusal("at_capacity", "All full.", retry_after_seconds=1.0), "Your turn."]
-    page.get_by_role("button", name="New chat").click()
-    say(page, "Second")
-    expect(page.get_by_role("alert")).to_contain_text("We are at capacity")
-    page.get_by_role("link", name="First").click()
-    expect(last_answer(page)).to_have_text("Yes, of course.")
-    page.get_by_role("link", name="Second").click()
-    expect(last_answer(page)).to_have_text("Your turn.")
-
-    server.backend.script = [Refusal("at_capacity", "All full.", retry_after_seconds=60.0), "And again."]
-    say(page, "Third")
-    expect(page.get_by_role("alert")).to_contain_text("Trying again in")
-    page.reload()
-    expect(page.get_by_role("alert")).to_contain_text("Trying again in")
-    expect(last_answer(page)).to_have_text("And again.", timeout=9000)
-
-
-REFUSALS = {
-    "at_capacity": ("We are at capacity", "Your message is kept", "Try now"),
-    "rate_limited": ("One thing at a time", "as it was said", "Try again"),
-    "context_length_exceeded": ("too long for this model", "as it was said", "Try again"),
-    "no_replica": ("No model is ready", "Your message is kept", "Try again"),
-    "shutting_down": ("The server is restarting", "Try again in a moment", "Try again"),
-    "internal_error": ("Something went wrong at the server", "tell whoever runs this server", "Try again"),
-    "model_not_found": ("This model is no longer served", "Pick another model", "Try again"),
-}
-
-
-@pytest.mark.parametrize("code", REFUSALS)
-def test_each_refusal_has_its_own_words(server: Server, open_page: OpenPage, code: Any) -> None:
-    title, advice, button = REFUSALS[code]
-    server.backend.script = [Refusal(code, "This is as it was said.", retry_after_seconds=30.0)]
-    page = open_page(server.url)
-    say(page, "Please")
-    card = page.get_by_role("alert")
-    expect(card.locator("strong")).to_contain_text(title)
-    expect(card).to_contain_text(advice)
-    card.get_by_role("button", name=button).click()
-    expect(last_answer(page)).to_have_text("Yes, of course.")
-    assert len({title for title, _, _ in REFUSALS.values()}) == len(REFUSALS)
-
-
-def test_without_a_model_the_page_says_so(server: Server, open_page: OpenPage) -> None:
-    server.backend.infos = []
-    page = open_page(server.url)
-    box(page).fill("Hello?")
-    expect(page.locator("#below-box")).to_contain_text("no model to chat with")
-    expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
-    box(page).press("Enter")
-    expect(box(page)).to_have_value("Hello?")
-
-
-# --- Sizes, colours, aids -------------------------------------------------------------------------
-
-RICH = """The **area** is $x^2$, see [there](https://example.org/).
-
-```python
-def f(x: int) -> str:
-    # A comment.
-    return "text" + str(42)
-```
-
-| a | b |
-|---|--:|
-| 1 | 2 |
-
-> quoted
-
-$$\\int_0^1 x\\,dx$$
-"""
-LOOKS = {
-    "desktop light": {},
-    "desktop dark": {"color_scheme": "dark"},
-    "phone light": PHONE,
-    "phone dark": PHONE | {"color_scheme": "dark"},
-    "zoom 200 %": {"viewport": {"width": 640, "height": 400}, "device_scale_factor": 2},
-    "reduced motion": {"reduced_motion": "reduce"},
-}
-
-
-@pytest.mark.parametrize("look", LOOKS)
-def test_nothing_stands_in_the_way(server: Server, open_page: OpenPage, look: str) -> None:
-    server.backend.script = [RICH, RICH, Refusal("no_replica", "Nobody.")]
-    page = open_page(server.url, **LOOKS[look])
-    for number in range(2):
-        box(page).fill("A longer question that asks for a formula, some code and a table")
-        page.get_by_role("button", name="Send", exact=True).click()
-        expect(page.locator(".formula .katex")).to_have_count(2 * number + 2)
-        finished(page)
-    expect(page.locator(".hljs-keyword").last).to_be_visible()
-    page.get_by_role("button", name="Answer again").last.click()
-    expect(page.get_by_role("alert")).to_be_visible()
-    edit(page, 0)
-    assert axe.violations(page) == []
-    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-
-
-def test_on_a_phone_enter_is_a_new_line_and_sending_shows_the_answer(
-    server: Server, open_page: OpenPage
-) -> None:
-    page = open_page(server.url, **PHONE)
-    box(page).tap()
-    page.keyboard.type("one")
-    page.keyboard.press("Enter")
-    page.keyboard.type("two")
-    expect(box(page)).to_have_value("one\ntwo")
-    page.get_by_role("button", name="Send", exact=True).tap()
-    expect(last_answer(page)).to_have_text("Yes, of course.")
-    expect(box(page)).not_to_be_focused()
-    # What waits for the pointer elsewhere is always there for a finger.
-    expect(question(page, 0).get_by_role("button", name="Edit message")).to_have_css("opacity", "1")
-    assert question(page, 0).locator(".tools").evaluate("(e) => getComputedStyle(e).opacity") == "1"
