@@ -158,6 +158,20 @@ async def test_a_search_that_looks_at_too_much_says_that_there_may_be_more(
     assert (len(hits), more) == (1, True)
 
 
+async def test_without_an_index_the_newest_are_looked_at(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MAX_SCANNED", 2)
+    for number in range(3):
+        name = f"c{number}"
+        await store.save([conversation(name, at=number)], [message(f"m{number}", f"猫 {number}", name)])
+    hits, more = await store.search("ann", "猫", limit=5)
+    assert ([hit.message_id for hit in hits], more) == (["m2", "m1"], True)
+    monkeypatch.setattr(search, "MAX_SCANNED", 3)
+    hits, more = await store.search("ann", "猫", limit=5)
+    assert (len(hits), more) == (3, False)
+
+
 async def test_growing_answers_are_not_indexed_at_every_save(tmp_path: Path) -> None:
     store = Store(tmp_path / "c.db")
     await store.open()

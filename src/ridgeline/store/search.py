@@ -13,8 +13,11 @@ from ridgeline.store.records import Conversation
 from ridgeline.store.rows import conversation_of
 from ridgeline.store.tables import conversations, messages
 
-MAX_CANDIDATES = 5000
-"""So many messages are looked at for one search; what is older is not found then, and said to be."""
+MAX_CANDIDATES = 2000
+"""So many messages that may have the text in them are compared; then there may be more."""
+
+MAX_SCANNED = 25_000
+"""So many of the newest messages are looked at where no index can be asked; then there may be more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,15 @@ class Candidate:
     text: str
 
 
+def _newest(tenant: str) -> Select[Any]:
+    return (
+        select(messages.c.conversation_id, messages.c.id, messages.c.content)
+        .join(conversations, conversations.c.id == messages.c.conversation_id)
+        .where(conversations.c.tenant == tenant, conversations.c.deleted_ms.is_(None))
+        .order_by(conversations.c.updated_ms.desc(), conversations.c.id.desc(), messages.c.position.desc())
+    )
+
+
 class TextSearch:
     """Looks at every title and text of a tenant; a subclass for a database may know better ways."""
 
@@ -48,21 +60,15 @@ class TextSearch:
         self, connection: AsyncConnection, tenant: str, wanted: str
     ) -> AsyncGenerator[Candidate, None]:
         """Messages that may have the text in them, those of the newest conversations first."""
-        query = (
-            select(messages.c.conversation_id, messages.c.id, messages.c.content)
-            .join(conversations, conversations.c.id == messages.c.conversation_id)
-            .where(
-                conversations.c.tenant == tenant,
-                conversations.c.deleted_ms.is_(None),
-                self.matches(messages.c.content, wanted),
-            )
-            .order_by(
-                conversations.c.updated_ms.desc(), conversations.c.id.desc(), messages.c.position.desc()
-            )
-        )
-        async with connection.stream(query) as rows:
+        newest = _newest(tenant).limit(MAX_SCANNED).subquery()
+        async with connection.stream(select(newest).where(self.matches(newest.c.content, wanted))) as rows:
             async for row in rows:
                 yield Candidate(*row)
+
+    async def is_exhaustive(self, connection: AsyncConnection, tenant: str, wanted: str) -> bool:
+        """Whether `candidates` leaves no message out."""
+        beyond = _newest(tenant).with_only_columns(messages.c.id).offset(MAX_SCANNED).limit(1)
+        return (await connection.execute(beyond)).first() is None
 
     def is_ready(self, connection: Connection) -> bool:
         """Whether what the search needs in the database is there and up to date."""
@@ -111,7 +117,7 @@ class TextSearch:
                     if len(found) == limit:
                         return found, True
                     found[name] = candidate, place
-        return found, False
+        return found, not await self.is_exhaustive(connection, tenant, wanted)
 
     def _titles(self, tenant: str, wanted: str, limit: int) -> Select[Any]:
         return (

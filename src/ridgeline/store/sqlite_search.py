@@ -105,6 +105,12 @@ class SqliteSearch(TextSearch):
             async for row in rows:
                 yield Candidate(*row)
 
+    async def is_exhaustive(self, connection: AsyncConnection, tenant: str, wanted: str) -> bool:
+        """Whether `candidates` leaves no message out; the index has them all."""
+        if len(wanted) >= _TRIGRAM and await connection.run_sync(_has_index):
+            return True
+        return await super().is_exhaustive(connection, tenant, wanted)
+
     def is_ready(self, connection: Connection) -> bool:
         """Whether there is an index exactly where there can be one."""
         return _has_index(connection) == _is_supported(connection)
