@@ -220,6 +220,8 @@ async def test_temporary_conversations_get_none(site: Site, backend: ScriptedBac
         ("x" * 80, True, "x" * 80),
         ("x" * 81, True, None),
         ("<b>bold</b>", True, None),
+        ("How the nine of them counted up to three", True, "How the nine of them counted up to three"),
+        ("The city, on the river, is the capital of France", True, None),
     ],
 )
 def test_what_becomes_of_the_models_words(text: str, complete: bool, title: str | None) -> None:

@@ -21,7 +21,7 @@ from ridgeline.web.temporary import is_temporary
 log = logging.getLogger("ridgeline.web")
 
 _FIRST_CHARACTERS = 60
-_CHARACTERS = 80
+_CHARACTERS, _WORDS = 80, 9
 _TOKENS = 24
 _WISH = (
     "Write a title of at most six words for this conversation, in its language. Answer with the title alone."
@@ -140,6 +140,9 @@ def clean_title(text: str, complete: bool) -> str | None:
     words = words.removesuffix(".").rstrip()
     # A model that thinks aloud begins with a tag, and has not come to a title.
     if not words or len(words) > _CHARACTERS or "<" in words:
+        return None
+    # One that goes on for longer has answered once more instead.
+    if len(words.split()) > _WORDS:
         return None
     return words
 
