@@ -1,10 +1,13 @@
 """A GPU that cannot be used: which of the reasons it is, and what to do about it."""
 
+import subprocess
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
+from ridgeline.engine.executors.cuda import device
 from ridgeline.engine.executors.presence import cuda_fault, require_cuda
 from ridgeline.models.errors import ModelError
 
@@ -72,3 +75,19 @@ def test_this_machine() -> None:
         capability=None,
     )
     assert str(refused.value) == expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Failed to find C compiler."),
+        subprocess.CalledProcessError(1, ["gcc", "cuda_utils.c"]),
+        FileNotFoundError(2, "No such file or directory: 'cc'"),
+    ],
+)
+def test_a_compiler_that_is_missing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.torch.cuda, "get_device_properties", lambda index: MagicMock())
+    driver = MagicMock(**{"runtime.driver.active.utils.get_device_properties.side_effect": error})
+    monkeypatch.setattr(device, "triton", driver)
+    with pytest.raises(ModelError, match="needs a C compiler and the headers of Python"):
+        device.CudaDevice(0)

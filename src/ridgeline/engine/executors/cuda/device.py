@@ -4,12 +4,14 @@ The executor's logic is tested with another device behind this seam, one that ca
 late as it may.
 """
 
+import subprocess
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 import triton
 
+from ridgeline.models.errors import ModelError
 from ridgeline.roofline import Hardware
 from ridgeline.roofline.detect import hardware_of
 
@@ -91,18 +93,37 @@ class _CudaMark:
         return milliseconds / 1000
 
 
+def _driver_properties(index: int) -> dict[str, int]:
+    """What the driver tells of a GPU. It is Triton's first call there, for which it builds a library.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    try:
+        properties: dict[str, int] = triton.runtime.driver.active.utils.get_device_properties(index)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        raise ModelError(
+            f"Triton cannot build what it launches kernels with ({error}); it needs a C compiler and the "
+            "headers of Python: gcc, libc6-dev and python3-dev on Debian and Ubuntu."
+        ) from error
+    return properties
+
+
 class CudaDevice:
     """See `Device`.
 
     Args:
         index: which of the GPUs that the process sees; `require_cuda` has found it.
+
+    Raises:
+        ModelError: Triton does not work here.
     """
 
     def __init__(self, index: int = 0) -> None:
         self.torch_device = torch.device("cuda", index)
         found = torch.cuda.get_device_properties(index)
         # What torch tells depends on the CUDA version it was built with; Triton asks the driver.
-        limits = triton.runtime.driver.active.utils.get_device_properties(index)
+        limits = _driver_properties(index)
         self.name: str = found.name
         self.total_bytes: int = found.total_memory
         self.processors: int = found.multi_processor_count
