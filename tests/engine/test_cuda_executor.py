@@ -325,6 +325,15 @@ class Unwaiting(LazyDevice):
         super().submit(watched)
 
 
+def test_closing_waits_for_the_step_in_flight(files: ModelFiles) -> None:
+    device = LazyDevice()
+    driver = StepDriver(make_executor(files, device))
+    slot = driver.admit([1, 2])
+    driver.executor.launch(StepPlan(0, (driver.row(slot, 2),), tuple(driver.admissions)))
+    driver.executor.close()
+    assert device.closed and device.done == 1
+
+
 @pytest.mark.real_kernels
 def test_no_step_waits_for_the_device(files: ModelFiles) -> None:
     """Prompts, tokens, penalties, bias, bans, scores: whatever a step is made of."""

@@ -234,9 +234,10 @@ class TorchCudaExecutor:
     def close(self) -> None:
         """Give weights and KV cache back to the device."""
         _live.discard(self)
-        self._decodes.clear()
-        del self._forward, self._memory, self._preparer
         with contextlib.suppress(torch.AcceleratorError):  # a lost device has nothing to give back
+            self._device.mark().wait()  # graphs must not be destroyed while they run
+            self._decodes.clear()
+            del self._forward, self._memory, self._preparer
             self._device.close()
 
     def _stage(self, step: Prepared) -> torch.Tensor:
