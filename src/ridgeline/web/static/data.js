@@ -56,7 +56,7 @@ export function DataDialog() {
     attempt(async () => {
       const limit = session.value.limits?.import_bytes ?? Infinity;
       if (file.size > limit) {
-        setTold({ bad: true, title: text.data.failed, body: text.data.tooLarge(Math.floor(limit / 1e6)) });
+        setTold({ bad: true, title: text.data.failed, body: text.data.tooLarge(Number((limit / 1e6).toPrecision(2))) });
         return;
       }
       setTold({ title: text.data.importing(file.name) });
