@@ -98,6 +98,14 @@ async def test_an_answer_is_told_and_kept_with_its_numbers(site: Site, backend: 
     assert backend.requests[0].tenant == ME
 
 
+async def test_what_no_database_takes_is_replaced(site: Site, backend: ScriptedBackend) -> None:
+    backend.script = ["half a pair \ud800 and a nul \0 here"]
+    _, _, job = await site.answers.ask(ME, None, "?", None)
+    assert (await told(job))[-1].kind == "end"
+    assert job.row.status == "complete"
+    assert job.row.content == "half a pair ? and a nul \N{REPLACEMENT CHARACTER} here"
+
+
 async def test_the_next_turn_carries_the_history(site: Site, backend: ScriptedBackend) -> None:
     conversation, _, job = await site.answers.ask(ME, None, "First", None)
     await told(job)

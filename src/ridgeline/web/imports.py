@@ -13,7 +13,7 @@ from ridgeline.api.validation import parse, shown
 from ridgeline.protocol import Refusal
 from ridgeline.store.records import ChatSettings, Conversation, Role, StoredMessage, TitleBy
 from ridgeline.web.conversations import Conversations
-from ridgeline.web.rules import check_size, without_nul
+from ridgeline.web.rules import check_size, storable
 from ridgeline.web.schemas import MAX_MS, Id, SettingsBody, title_in
 from ridgeline.web.settings import WebSettings
 
@@ -126,7 +126,7 @@ def _conversation(
         id=body.id,
         tenant=tenant,
         title=title_in(body.title, f"{at}.title"),
-        model=without_nul(body.model),
+        model=storable(body.model),
         created_ms=min(body.created_ms, now_ms),
         updated_ms=min(body.updated_ms, now_ms),
         title_by=body.title_by,
@@ -163,13 +163,13 @@ def _tree(body: ConversationBody, at: str, now_ms: int) -> dict[str, StoredMessa
             parent_id=message.parent_id,
             position=0 if parent is None else parent.position + 1,
             role=message.role,
-            content=without_nul(message.content),
+            content=storable(message.content),
             status=message.status if answer else "complete",
             created_ms=min(message.created_ms, now_ms),
-            model=without_nul(message.model),
+            model=storable(message.model),
             finish=message.finish,
-            error_code=without_nul(message.error.code) if answer and message.error else None,
-            error_message=without_nul(message.error.message) if answer and message.error else None,
+            error_code=storable(message.error.code) if answer and message.error else None,
+            error_message=storable(message.error.message) if answer and message.error else None,
         )
     return rows
 

@@ -11,7 +11,7 @@ from ridgeline.api.errors import describe_failure
 from ridgeline.protocol import Backend, Delta, Refusal, Request
 from ridgeline.store.records import StoredMessage
 from ridgeline.web.conversations import Conversations, now_ms
-from ridgeline.web.rules import without_nul
+from ridgeline.web.rules import storable
 from ridgeline.web.settings import WebSettings
 from ridgeline.web.wire import message_json
 
@@ -200,7 +200,7 @@ class Job:
                 cached_tokens=delta.usage.cached_tokens,
             )
         if delta.text:
-            self._log.append(without_nul(delta.text))
+            self._log.append(storable(delta.text))
             self._notify()
 
     def _ended(self) -> StoredMessage:

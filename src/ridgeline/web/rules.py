@@ -87,7 +87,7 @@ def checked_content(content: str, settings: WebSettings) -> str:
             f"but this one has {len(content)}.",
             param="content",
         )
-    return without_nul(content)
+    return storable(content)
 
 
 def check_running(conversation_id: str, running_in: Sequence[str], settings: WebSettings) -> None:
@@ -108,9 +108,9 @@ def check_running(conversation_id: str, running_in: Sequence[str], settings: Web
         )
 
 
-def without_nul(text: str) -> str:
-    """PostgreSQL keeps no NUL in text."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+def storable(text: str) -> str:
+    """Text that every database takes: PostgreSQL keeps no NUL, and half a surrogate pair is no UTF-8."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def sampling_of(settings: WebSettings, chosen: ChatSettings) -> Sampling:

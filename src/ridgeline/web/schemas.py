@@ -8,7 +8,7 @@ from pydantic import Field
 from ridgeline.api.schemas import Schema
 from ridgeline.protocol import Refusal
 from ridgeline.store.records import ChatSettings
-from ridgeline.web.rules import without_nul
+from ridgeline.web.rules import storable
 from ridgeline.web.settings import WebSettings
 
 TITLE_CHARACTERS = 200
@@ -47,7 +47,7 @@ class SettingsBody(Schema):
             )
         sent = {name: getattr(self, name) for name in self.model_fields_set}
         if "system_prompt" in sent:
-            sent["system_prompt"] = without_nul(prompt).strip()
+            sent["system_prompt"] = storable(prompt).strip()
         return replace(current, **sent)
 
 
