@@ -1,8 +1,8 @@
 // Dialogs: one at a time, modal, closed by Esc or a click beside them; focus then goes back.
+import { keepFocus } from './focus.js';
 import { html, signal, useLayoutEffect, useRef } from './lib.js';
 import { Close } from './icons.js';
 import { text } from './text.js';
-import { touch } from './typing.js';
 
 export const dialog = signal(null); // the name of the one that is open
 
@@ -18,18 +18,6 @@ export function closeDialog() {
   dialog.value = null;
 }
 
-// Focus is never lost: whatever had it may be gone, the message box is always there. On a phone
-// that would bring up the keyboard.
-export function focusOr(element) {
-  const usable =
-    element?.isConnected &&
-    element !== document.body &&
-    !element.closest('[inert]') &&
-    element.checkVisibility({ visibilityProperty: true });
-  const fallback = () => document.getElementById(touch.matches ? 'open-list' : 'message');
-  (usable ? element : fallback())?.focus();
-}
-
 export function Dialog({ title, label, kind = '', children }) {
   const box = useRef();
   const pressed = useRef(false);
@@ -40,8 +28,7 @@ export function Dialog({ title, label, kind = '', children }) {
     shown.querySelector('[autofocus]')?.focus();
     return () => {
       shown.close();
-      // What the dialog has changed is drawn by then, and may have taken `from` away.
-      requestAnimationFrame(() => dialog.value || focusOr(from));
+      if (!dialog.value) keepFocus(() => from);
     };
   }, []);
   // One that has given way to another says that it is closed after that one is open.

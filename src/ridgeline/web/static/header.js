@@ -1,6 +1,7 @@
 // What stands above a conversation: its title, its model, its settings.
 import { newChat, remove } from './conversations.js';
 import { openDialog } from './dialog.js';
+import { keepFocus } from './focus.js';
 import { listShown, showList } from './frame.js';
 import { Chevron, Panel, Plus, Sliders, Temporary } from './icons.js';
 import { html, useState } from './lib.js';
@@ -43,7 +44,7 @@ function Title() {
   if (!open) return html`<h1>${temporary.value && !missing.value ? text.temporary.name : text.newChat}</h1>`;
   const done = (refocus) => {
     setRenaming(false);
-    if (refocus) requestAnimationFrame(() => document.getElementById('title')?.focus());
+    if (refocus) keepFocus(() => document.getElementById('title'));
   };
   if (renaming) {
     return html`

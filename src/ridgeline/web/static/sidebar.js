@@ -3,6 +3,7 @@ import { Component, html, useEffect, useLayoutEffect, useRef, useState } from '.
 import { newChat, olderConversations, open, remove, rename, setPinned } from './conversations.js';
 import { exportOne } from './data.js';
 import { openDialog } from './dialog.js';
+import { keepFocus } from './focus.js';
 import { hideList, listShown } from './frame.js';
 import { Dots, Download, Exchange, Keys, Logo, Panel, Pencil, Pin, Plus, Search, Trash } from './icons.js';
 import { hint } from './keys.js';
@@ -118,7 +119,7 @@ function Entry({ row, current, writing }) {
   ];
   const done = (refocus) => {
     setRenaming(false);
-    if (refocus) requestAnimationFrame(() => link()?.focus());
+    if (refocus) keepFocus(link);
   };
   if (renaming) {
     return html`<li class="renaming" ref=${item}><${TitleField} row=${row} done=${done} /></li>`;
