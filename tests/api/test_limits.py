@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import socket
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import httpx
 import orjson
@@ -113,8 +113,9 @@ def test_a_body_that_never_comes_is_given_up(server, fake):
 def test_an_endless_body_is_cut_off(server, fake):
     with closing(connect(server)) as bare:
         bare.sendall(head("/v1/completions", "content-type: application/json", "transfer-encoding: chunked"))
-        for _ in range(10):
-            bare.sendall(b"200\r\n" + b" " * 0x200 + b"\r\n")
+        with suppress(BrokenPipeError, ConnectionResetError):  # the answer may come before the end
+            for _ in range(10):
+                bare.sendall(b"200\r\n" + b" " * 0x200 + b"\r\n")
         received = read_all(bare)
     assert received.startswith(b"HTTP/1.1 413")
 
