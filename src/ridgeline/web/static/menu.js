@@ -1,6 +1,6 @@
 // A button with a menu, as screen readers and keyboards know it: arrows move, letters jump, Enter
 // chooses, Esc and Tab close it, and focus goes back to the button.
-import { html, useEffect, useLayoutEffect, useRef, useState } from './lib.js';
+import { html, useLayoutEffect, useRef, useState } from './lib.js';
 
 const GAP = 4;
 const EDGE = 8;
@@ -50,7 +50,8 @@ function Menu({ label, items, close, button, align }) {
     const checked = panel.current.querySelector('[aria-checked=true]');
     (checked ?? entries()[0])?.focus();
   }, []);
-  useEffect(() => {
+  // Before the menu is seen: a click that comes at once must close it too.
+  useLayoutEffect(() => {
     const outside = (event) => {
       if (!panel.current?.contains(event.target) && !button.current?.contains(event.target)) close(false);
     };
