@@ -88,6 +88,21 @@ def test_the_open_conversation_is_renamed_by_its_heading(server: Server, open_pa
     expect(page).to_have_title("Greetings · Ridgeline")
 
 
+def test_a_title_that_arrives_leaves_the_one_being_typed(server: Server, open_page: OpenPage) -> None:
+    server.backend.title = "By the model"
+    server.backend.hold_titles = True
+    page = open_page(server.url)
+    ask(page, "Hello")
+    page.get_by_role("heading", level=1).get_by_role("button", name="Hello").click()
+    page.get_by_role("textbox", name="New title").fill("Greetings")
+    server.backend.hold_titles = False
+    expect(link(page, "By the model")).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(link(page, "Greetings")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Greetings")
+
+
 def test_what_the_server_refuses_is_taken_back(server: Server, open_page: OpenPage) -> None:
     stored(server, {"Kept": 0})
     page = open_page(server.url, allow=("status of 500",))

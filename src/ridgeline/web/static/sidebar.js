@@ -140,6 +140,8 @@ export function TitleField({ row, done }) {
   const field = useRef();
   const ended = useRef(false);
   useLayoutEffect(() => {
+    // Set once: the model's title may arrive while another one is being typed.
+    field.current.value = row.title;
     field.current.focus();
     field.current.select();
   }, []);
@@ -160,7 +162,6 @@ export function TitleField({ row, done }) {
       ref=${field}
       class="title-field"
       aria-label=${text.list.titleOf(row.title)}
-      value=${row.title}
       maxlength="200"
       autocomplete="off"
       onKeyDown=${onKeyDown}
