@@ -1,0 +1,62 @@
+"""What stands between products: quantising, the gated activation."""
+
+from typing import Any
+
+from numba.extending import intrinsic
+
+from ridgeline.kernels.jit.ir import F32, FLOATS, I8, I32, INTS, Body, Value, constant, emitted
+from llvmlite import ir
+
+_BYTES = ir.VectorType(I8, 16)
+
+
+def _quantise(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    b = body.b
+    source, values, scale_place, sum_place, total_place = function.args
+    halves = [body.load(FLOATS, body.address(source, offset), 4) for offset in (0, 64)]
+    # As integers, magnitudes order like the floats they are, and nan is above infinity: a block
+    # with either gets a scale that spoils all that is computed from it, as it must.
+    bits = [b.and_(b.bitcast(x, INTS), constant(INTS, 0x7FFFFFFF)) for x in halves]
+    largest = b.select(b.icmp_unsigned(">", *bits), *bits)
+    top = b.bitcast(body.call("llvm.vector.reduce.umax.v16i32", I32, largest), F32)
+    scale = b.fmul(top, F32(1 / 127))
+    is_zero = b.fcmp_ordered("==", top, F32(0.0))
+    inverse = body.splat(b.select(is_zero, F32(0.0), b.fdiv(F32(127.0), top)), FLOATS)
+    total: Value = None
+    for offset, half in zip((0, 16), halves, strict=True):
+        rounded = body.call("llvm.roundeven.v16f32", FLOATS, b.fmul(half, inverse))
+        # Saturating, because what is not a number must become some int8.
+        whole = body.call("llvm.fptosi.sat.v16i32.v16f32", INTS, rounded)
+        body.store(b.trunc(whole, _BYTES), body.address(values, offset))
+        total = whole if total is None else b.add(total, whole)
+    count = body.call("llvm.vector.reduce.add.v16i32", I32, total)
+    body.store(scale, scale_place, 4)
+    body.store(count, sum_place, 4)
+    body.store(b.fmul(scale, b.sitofp(count, F32)), total_place, 4)
+    b.ret_void()
+
+
+@intrinsic
+def quantise_block(typing, source, values, scale, sum_, total):  # type: ignore[no-untyped-def]
+    """Turn 32 float32 at `source` into int8 at `values` and one float32 scale.
+
+    All arguments are addresses. The scale is the largest magnitude over 127. Beside it are stored
+    what products need: the sum of the int8 as int32 at `sum_`, times the scale as float32 at `total`.
+    """
+    return emitted("ridgeline_quantise_block", 5, _quantise)
+
+
+def _silu_mul(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    gate, up = (body.load(FLOATS, address, 4) for address in function.args[:2])
+    negative = body.b.fneg(gate)
+    denominator = body.b.fadd(constant(FLOATS, 1.0), body.exp(negative))
+    body.store(body.b.fmul(body.b.fdiv(gate, denominator), up), function.args[2], 4)
+    body.b.ret_void()
+
+
+@intrinsic
+def silu_mul_16(typing, gate, up, out):  # type: ignore[no-untyped-def]
+    """`silu(gate) * up` of 16 float32; all arguments are addresses."""
+    return emitted("ridgeline_silu_mul", 3, _silu_mul)
