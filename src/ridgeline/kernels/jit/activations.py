@@ -1,11 +1,14 @@
 """What stands between products: quantising, the gated activation."""
 
+import math
 from typing import Any
 
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.ir import F32, FLOATS, I8, I32, INTS, Body, Value, constant, emitted
-from llvmlite import ir
 
 _BYTES = ir.VectorType(I8, 16)
 
@@ -60,3 +63,43 @@ def _silu_mul(function: Any) -> None:
 def silu_mul_16(typing, gate, up, out):  # type: ignore[no-untyped-def]
     """`silu(gate) * up` of 16 float32; all arguments are addresses."""
     return emitted("ridgeline_silu_mul", 3, _silu_mul)
+
+
+def _add(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    source, target = function.args
+    body.store(body.b.fadd(body.load(FLOATS, target, 4), body.load(FLOATS, source, 4)), target, 4)
+    body.b.ret_void()
+
+
+@intrinsic
+def add_16(typing, source, target):  # type: ignore[no-untyped-def]
+    """Add 16 float32 to 16 others; both arguments are addresses."""
+    return emitted("ridgeline_add", 2, _add)
+
+
+@intrinsic
+def _pointer(typing, address):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float32)(types.intp), generate
+
+
+@njit
+def floats_at(address, size):  # type: ignore[no-untyped-def]
+    """The float32 array at an address."""
+    return carray(_pointer(address), size)
+
+
+# Sums in any order; but nan and infinity are what they are, for they must reach the logits.
+@njit(fastmath={"reassoc", "contract", "nsz"})
+def norm_row(source, weight, size, eps, out):  # type: ignore[no-untyped-def]
+    """RMS norm of `size` float32: `x / sqrt(mean(x^2) + eps) * weight`; all but `size` and `eps` are addresses."""
+    x, w, normed = floats_at(source, size), floats_at(weight, size), floats_at(out, size)
+    total = np.float32(0)
+    for i in range(size):
+        total += x[i] * x[i]
+    scale = np.float32(1 / math.sqrt(total / size + eps))
+    for i in range(size):
+        normed[i] = x[i] * scale * w[i]

@@ -15,6 +15,7 @@ LANES = 16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
+VOID = ir.VoidType()
 BYTES = ir.VectorType(I8, 4 * LANES)
 HALVES = ir.VectorType(F16, LANES)
 INTS = ir.VectorType(I32, LANES)
@@ -114,7 +115,7 @@ def emitted(
         module = builder.module
         function = module.globals.get(name)
         if function is None:
-            kind = ir.FunctionType(I64 if result else ir.VoidType(), [I64] * arguments)
+            kind = ir.FunctionType(I64 if result else VOID, [I64] * arguments)
             function = ir.Function(module, kind, name)
             function.linkage = "internal"
             function.attributes.add("noinline")

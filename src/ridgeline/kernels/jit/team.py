@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.ir import I32, I64, Body, emitted
+from ridgeline.kernels.jit.ir import I32, I64, VOID, Body, emitted
 
 SPINS_BEFORE_YIELD = 2000
 """Some 50 us: who waits longer gives its core to whoever wants it, maybe to the one it waits for."""
@@ -65,20 +65,13 @@ def store(typing, address, value):  # type: ignore[no-untyped-def]
 def _write_relax(function: Any) -> None:
     entry, tired, end = (function.append_basic_block() for _ in range(3))
     body = Body(entry)
-    body.b.asm(ir_void(), "pause", "", (), True)
+    body.call("llvm.x86.sse2.pause", VOID)
     long = body.b.icmp_signed(">", function.args[0], I64(SPINS_BEFORE_YIELD))
     body.b.cbranch(long, tired, end)
     body = Body(tired)
     body.call("sched_yield", I32)
     body.b.branch(end)
     Body(end).b.ret_void()
-
-
-def ir_void() -> Any:
-    """The type of an instruction without a result."""
-    from llvmlite import ir
-
-    return ir.FunctionType(ir.VoidType(), [])
 
 
 @intrinsic
