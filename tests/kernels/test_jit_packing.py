@@ -217,7 +217,7 @@ def test_a_row_is_looked_up_exactly(name: str) -> None:
     row = np.empty(98, np.float32)
     for index in (0, 15, 16, 34):
         row[:] = 7
-        packing.embedding_row(packed.data, packed.form, 96, index, row[1:].ctypes.data)
+        packing.embedding_row(packed.data, packed.form, 96, index, row[1:97])
         assert np.array_equal(row[1:97], plain[index])
         assert row[0] == row[97] == 7
 
@@ -228,7 +228,7 @@ def test_all_float16_are_widened_exactly() -> None:
     weights = BlockMatrix(np.full((1 << 16, 32), 9, np.uint8), 4, scales)
     packed, row = packing.pack(weights), np.empty((1 << 16, 32), np.float32)
     for index in range(0, 1 << 16, 37):
-        packing.embedding_row(packed.data, packed.form, 32, index, row[index].ctypes.data)
+        packing.embedding_row(packed.data, packed.form, 32, index, row[index])
     with np.errstate(invalid="ignore"):
         assert np.array_equal(row[::37], weights.to_floats()[::37], equal_nan=True)
 

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ridgeline.kernels.jit.activations import floats_at
 from ridgeline.kernels.jit.blocks import BLOCK, BlockMatrix, Bytes, Floats, check_columns, check_scales
 from ridgeline.kernels.jit.products import BLOCK_BYTES, FORM_4, FORM_4_MINIMUM, FORM_8
 from ridgeline.kernels.jit.repacking import float_from_half, move, round_to_8_bits
@@ -223,9 +222,8 @@ def embedding_row(data, form, columns, row, out):  # type: ignore[no-untyped-def
         form: of the packed matrix.
         columns: of both.
         row: as it lies.
-        out: address of `columns` float32.
+        out: float32 [columns].
     """
-    target = floats_at(out, columns)
     tile, lane = row // TILE_ROWS, row % TILE_ROWS
     blocks = columns // BLOCK
     has_minimums = form == FORM_4_MINIMUM
@@ -242,4 +240,4 @@ def embedding_row(data, form, columns, row, out):  # type: ignore[no-untyped-def
                 quant = data[at + 4 * TILE_ROWS * (i // 4) + i % 4]
             else:
                 quant = data[at + 4 * TILE_ROWS * (i % 16 // 4) + i % 4] >> (i // 16 * 4) & 15
-            target[BLOCK * block + i] = (np.float32(quant) - offset) * scale + minimum
+            out[BLOCK * block + i] = (np.float32(quant) - offset) * scale + minimum
