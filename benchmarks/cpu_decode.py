@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import torch
 
 from ridgeline.engine.core.plan import Admission, Row, StepPlan
-from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.models.files import open_model
 from ridgeline.protocol import Sampling
 
@@ -39,7 +39,7 @@ def prompt(length: int, salt: int, vocab: int) -> tuple[int, ...]:
 class Driver:
     """Admits sequences into slots of their own blocks and runs plans to the end."""
 
-    def __init__(self, executor: TorchCpuExecutor, vocab: int, sampling: Sampling) -> None:
+    def __init__(self, executor: CpuExecutor, vocab: int, sampling: Sampling) -> None:
         self.executor = executor
         self.vocab = vocab
         self.sampling = sampling
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     options = parser.parse_args()
     files = open_model(options.model)
-    executor = TorchCpuExecutor(
+    executor = CpuExecutor(
         files,
         dtype=options.dtype,
         kv_memory_bytes=None,

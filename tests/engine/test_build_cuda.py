@@ -12,7 +12,7 @@ from tiny_model import write_config
 
 from ridgeline.engine.build import ModelSpec, build_engines
 from ridgeline.engine.executors import presence
-from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.engine.options import EngineOptions
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
@@ -22,7 +22,7 @@ from ridgeline.telemetry.metrics import Metrics
 BUILT: list[dict[str, Any]] = []
 
 
-class OnCpu(TorchCpuExecutor):
+class OnCpu(CpuExecutor):
     hardware: Hardware = HARDWARE["h200"]
 
     def __init__(self, files: ModelFiles, **keywords: Any) -> None:

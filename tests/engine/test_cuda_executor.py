@@ -28,7 +28,7 @@ from ridgeline.engine.executors.cuda import forward as forward_module
 from ridgeline.engine.executors.cuda.arrays import Staging, StepArrays, pack, packed_length, unpack
 from ridgeline.engine.executors.cuda.executor import CudaHandle, TorchCudaExecutor
 from ridgeline.engine.executors.cuda.prepare import padded_batch
-from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.kernels.cuda import kernels as kernels_module
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
@@ -103,7 +103,7 @@ def test_steps_in_flight_give_the_answers_of_steps_one_by_one(files: ModelFiles,
     device = LazyDevice()
     executor = make_executor(files, device, kv_memory_bytes=40 * 2 * 3 * 2 * 8 * 4 * 16)
     assert executor.geometry.blocks == 40 and executor.depth == 1
-    cpu = TorchCpuExecutor(
+    cpu = CpuExecutor(
         files, dtype="float32", kv_memory_bytes=2**20, max_batch=8, max_context_tokens=None, threads=1
     )
     assert run(executor, specs(sampling)) == run(cpu, specs(sampling))

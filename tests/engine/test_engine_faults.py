@@ -6,7 +6,7 @@ from ridgeline.engine.core.limits import Limits
 from ridgeline.engine.core.plan import Geometry, RowResult, StepResult
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.core.sequence import SequenceSpec
-from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.protocol import Refusal, Sampling
 
 GREEDY = Sampling(temperature=0.0, seed=0)
@@ -53,7 +53,7 @@ def test_nobody_finds_the_kv_of_a_sequence_that_broke() -> None:
     """Its first chunk is nan and was published; the executor cleans it to numbers that mean nothing."""
     files = make_model("llama3-rope")[1]
     dict(files.tensors())["model.embed_tokens.weight"][319] = float("nan")
-    executor = TorchCpuExecutor(
+    executor = CpuExecutor(
         files, dtype="float32", kv_memory_bytes=2**20, max_batch=2, max_context_tokens=256, threads=1
     )
     scheduler = Scheduler(executor.geometry, Limits(max_batch_tokens=32))

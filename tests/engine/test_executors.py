@@ -16,7 +16,7 @@ from step_driver import GREEDY, StepDriver
 
 from ridgeline.engine.core.plan import IN_FLIGHT, Admission, Executor, Row, StepPlan
 from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
-from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.models.files import ModelFiles
 from ridgeline.protocol import Sampling
 
@@ -45,7 +45,7 @@ def make_executor(kind: str, files: ModelFiles) -> Executor:
         "max_context_tokens": None,
     }
     if kind == "cpu":
-        return TorchCpuExecutor(files, **settings, threads=1)
+        return CpuExecutor(files, **settings, threads=1)
     return TorchCudaExecutor(files, **settings, max_batch_tokens=256, device=LazyDevice())
 
 

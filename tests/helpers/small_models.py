@@ -74,14 +74,14 @@ class StateDict:
         return self.tensors[name]
 
 
-def make_model(architecture: str, seed: int = 0) -> tuple[Any, ModelFiles]:
+def make_model(architecture: str, seed: int = 0, **sizes: Any) -> tuple[Any, ModelFiles]:
     """The same random model for transformers (float32, evaluating) and for Ridgeline.
 
     Weights are spread wide enough that the next token is seldom a near-tie; norms and biases too are
-    random, so that one left out would be seen.
+    random, so that one left out would be seen. `sizes` go before those of `SIZES` and the architecture.
     """
     family, changes = ARCHITECTURES[architecture]
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes})
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes, **sizes})
     config._attn_implementation = "eager"
     reference = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     generator = torch.Generator().manual_seed(seed)

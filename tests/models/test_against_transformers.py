@@ -12,7 +12,7 @@ import pytest
 import torch
 from step_driver import GREEDY, StepDriver
 
-from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.models.files import ModelFiles, open_model
 from ridgeline.protocol import Message, Sampling
 
@@ -35,8 +35,8 @@ def files(smollm2_path: Path) -> ModelFiles:
 
 
 @pytest.fixture(scope="module")
-def executor(files: ModelFiles) -> TorchCpuExecutor:
-    return TorchCpuExecutor(
+def executor(files: ModelFiles) -> CpuExecutor:
+    return CpuExecutor(
         files, dtype="float32", kv_memory_bytes=2**29, max_batch=20, max_context_tokens=1024, threads=2
     )
 
@@ -51,7 +51,7 @@ def test_prompts_become_the_same_tokens(files: ModelFiles, stored: list[dict[str
             assert files.tokenizer.encode_chat(messages) == row["prompt_ids"]
 
 
-def forced_choices(executor: TorchCpuExecutor, stored: list[dict[str, Any]]) -> list[tuple[bool, float, str]]:
+def forced_choices(executor: CpuExecutor, stored: list[dict[str, Any]]) -> list[tuple[bool, float, str]]:
     """Whether each greedy choice is the stored one, the stored distance of the two best, and where.
 
     All prompts in one batch, 64 tokens each; after each step the reference's token is gone on with.
@@ -72,7 +72,7 @@ def forced_choices(executor: TorchCpuExecutor, stored: list[dict[str, Any]]) -> 
 
 
 def test_greedy_tokens_equal_the_stored_ones(
-    executor: TorchCpuExecutor, stored: list[dict[str, Any]]
+    executor: CpuExecutor, stored: list[dict[str, Any]]
 ) -> None:
     choices = forced_choices(executor, stored)
     assert [where for same, gap, where in choices if not same and gap >= NEAR_TIE] == []
@@ -83,7 +83,7 @@ def test_bfloat16_differs_only_where_the_choice_is_close(
     files: ModelFiles, stored: list[dict[str, Any]]
 ) -> None:
     """Logits near 20 are rounded to steps of 1/8 by the head alone."""
-    executor = TorchCpuExecutor(
+    executor = CpuExecutor(
         files, dtype="bfloat16", kv_memory_bytes=2**28, max_batch=20, max_context_tokens=1024, threads=2
     )
     choices = forced_choices(executor, stored)
@@ -92,7 +92,7 @@ def test_bfloat16_differs_only_where_the_choice_is_close(
     assert sum(same for same, _, _ in choices) >= 0.97 * len(choices)
 
 
-def test_logits_equal_the_stored_ones(executor: TorchCpuExecutor, stored: list[dict[str, Any]]) -> None:
+def test_logits_equal_the_stored_ones(executor: CpuExecutor, stored: list[dict[str, Any]]) -> None:
     """Largest difference at the stored ids over the largest logit, below 1e-3 for every prompt.
 
     Seen through the log probabilities of the whole vocabulary: the normaliser is common to all ids,

@@ -165,9 +165,9 @@ def _executor(files: ModelFiles, options: EngineOptions) -> tuple[Executor, Cost
             "beyond them its answers are nonsense."
         )
     if options.device == "cpu":
-        from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor
+        from ridgeline.engine.executors.cpu import CpuExecutor
 
-        cpu = TorchCpuExecutor(
+        cpu = CpuExecutor(
             files,
             dtype=options.dtype,
             kv_memory_bytes=options.kv_memory_bytes,
@@ -175,7 +175,7 @@ def _executor(files: ModelFiles, options: EngineOptions) -> tuple[Executor, Cost
             max_context_tokens=context,
             threads=options.threads,
         )
-        return cpu, CostModel(shape, find_hardware("cpu"), cpu.dtype)
+        return cpu, CostModel(shape, find_hardware("cpu"), cpu.dtype, cpu.kv_dtype)
     index = cuda_index(options.device)
     if index is not None:
         return _cuda(files, options, context, index)

@@ -12,26 +12,37 @@ from ridgeline.telemetry.records import Resource, StepRecord
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """What a step of this model on this device should take; asks `roofline` for everything."""
+    """What a step of this model on this device should take; asks `roofline` for everything.
+
+    `kv_dtype` is that of K and V; None is `dtype`.
+    """
 
     shape: ModelShape
     hardware: Hardware
     dtype: str
+    kv_dtype: str | None = None
 
     def of(self, plan: StepPlan) -> StepCost:
         """FLOPs, bytes and seconds of a plan."""
         logit_rows = sum(len(r.token_ids) if r.score_prompt else r.sample for r in plan.rows)
         work = Work.of(((len(row.token_ids), row.start) for row in plan.rows), logit_rows)
-        return step_cost(self.shape, self.hardware, self.dtype, work)
+        return step_cost(self.shape, self.hardware, self.dtype, work, kv_dtype=self.kv_dtype)
 
     def recompute_seconds(self, tokens: int) -> float:
         """Device time that computing so many tokens once more takes in a batch of others."""
-        return step_cost(self.shape, self.hardware, self.dtype, Work.of([(tokens, 0)], 0)).compute_seconds
+        return step_cost(
+            self.shape, self.hardware, self.dtype, Work.of([(tokens, 0)], 0), kv_dtype=self.kv_dtype
+        ).compute_seconds
 
     def headroom(self, batch: int, context_tokens: float) -> int | None:
         """Sequences until arithmetic binds; None when KV traffic keeps that out of reach."""
         return headroom(
-            self.shape, self.hardware, self.dtype, batch=batch, context_tokens=max(1.0, context_tokens)
+            self.shape,
+            self.hardware,
+            self.dtype,
+            batch=batch,
+            context_tokens=max(1.0, context_tokens),
+            kv_dtype=self.kv_dtype,
         )
 
 

@@ -15,11 +15,13 @@ from ridgeline.kernels.jit.ir import (
     F32,
     FLOATS,
     HALVES,
+    I8,
     I16,
     I32,
     I64,
     INTS,
     LANES,
+    VOID,
     Body,
     Value,
     constant,
@@ -33,6 +35,9 @@ VECTORS = 4 if instruction_set() == AVX512 else 1
 
 GROUP_ROWS = 4
 """Most query heads that share one load of what is stored as float16."""
+
+LINE_BYTES = 64
+"""Of the processor's caches, and of a vector of float32."""
 
 LOWEST = -3e38
 """Where a running maximum begins: finite, so that a hidden score minus it is -inf and not nan."""
@@ -163,6 +168,23 @@ def multiply_halves(  # type: ignore[no-untyped-def]
     """The same with float16 `inputs`, and 1 to `GROUP_ROWS` rows."""
     shapes = [(m, n) for m in range(1, GROUP_ROWS + 1) for n in sorted({VECTORS, 1})]
     return emitted("ridgeline_attention_multiply_halves", len(_PRODUCT), _products(HALVES, shapes))
+
+
+def _prefetch(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    address, lines = function.args
+    with _counted(body, lines) as index:
+        line = body.address(address, body.b.mul(index, I64(LINE_BYTES)))
+        place = body.b.inttoptr(line, I8.as_pointer())
+        # To be read, wanted in all caches, of data.
+        body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(3), I32(1))
+    body.b.ret_void()
+
+
+@intrinsic
+def prefetch(typing, address, lines):  # type: ignore[no-untyped-def]
+    """Have so many lines of 64 bytes brought to the first cache."""
+    return emitted("ridgeline_attention_prefetch", 2, _prefetch)
 
 
 _POWER_OF_TWO = (0.0013264727, 0.009671513, 0.055507337, 0.24022242, 0.693147, 1.0)

@@ -8,7 +8,7 @@ import math
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
-from ridgeline.kernels.jit.attention_ir import GROUP_ROWS, multiply_halves
+from ridgeline.kernels.jit.attention_ir import GROUP_ROWS, multiply_halves, prefetch
 from ridgeline.kernels.jit.attention_state import (
     LINE_BYTES,
     absorb_row,
@@ -24,6 +24,9 @@ from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
 
 _SEGMENT_BLOCKS = 16
 """Scored before their values are read: few enough for the first cache, many to a change of the maximum."""
+
+_LINES_AHEAD = int(__import__("os").environ.get("LA", "128"))
+"""Of the caches, that are on their way while others are computed with."""
 
 _LEAST_PART_TOKENS = 256
 _PART_COST_TOKENS = 64
@@ -74,24 +77,45 @@ def _add_values(weights, stride, group, values, tokens, state, head_dim):  # typ
 
 
 @njit(error_model="numpy")
+def _prefetch_block(base, table, segment, end_block, value_offset, at, stride, lines):  # type: ignore[no-untyped-def]
+    """Prefetch the `at`-th block that is read from a segment on: its keys, its values, the next one's keys."""
+    blocks = min(_SEGMENT_BLOCKS, end_block - segment)
+    if at < blocks:
+        prefetch(base + table[segment + at] * stride, lines)
+    elif at < 2 * blocks:
+        prefetch(base + table[segment + at - blocks] * stride + value_offset, lines)
+    elif segment + at - blocks < end_block:
+        prefetch(base + table[segment + at - blocks] * stride, lines)
+
+
+@njit(error_model="numpy")
 def _attend_range(  # type: ignore[no-untyped-def]
     query, group, pool, layer, kv_head, table, first, end, state, scores, head_dim
 ):
     """Absorb the positions from `first` to before `end`; addresses are `query`, `state` and `scores`."""
     base = pool.ctypes.data + layer * pool.strides[1] + kv_head * pool.strides[3]
+    block_stride, value_offset = pool.strides[0], pool.strides[2]
+    lines = 2 * BLOCK_TOKENS * head_dim // LINE_BYTES
+    ahead = max(1, _LINES_AHEAD // lines)
     stride = _SEGMENT_BLOCKS * LINE_BYTES
     end_block = -(-end // BLOCK_TOKENS)
     segment = first // BLOCK_TOKENS
+    for i in range(ahead):
+        _prefetch_block(base, table, segment, end_block, value_offset, i, block_stride, lines)
     while segment < end_block:
         blocks = min(_SEGMENT_BLOCKS, end_block - segment)
         for i in range(blocks):
-            keys = base + table[segment + i] * pool.strides[0]
+            _prefetch_block(base, table, segment, end_block, value_offset, i + ahead, block_stride, lines)
+            keys = base + table[segment + i] * block_stride
             _score_block(query, group, keys, scores + LINE_BYTES * i, stride, head_dim)
         start = segment * BLOCK_TOKENS
         for row in range(group):
             absorb_row(state, group, head_dim, row, scores + stride * row, blocks, first - start, end - start)
         for i in range(blocks):
-            values = base + table[segment + i] * pool.strides[0] + pool.strides[2]
+            _prefetch_block(
+                base, table, segment, end_block, value_offset, blocks + i + ahead, block_stride, lines
+            )
+            values = base + table[segment + i] * block_stride + value_offset
             # What was never written may be nan, which a weight of 0 would not hide.
             low = max(0, first - start - BLOCK_TOKENS * i)
             high = min(BLOCK_TOKENS, end - start - BLOCK_TOKENS * i)

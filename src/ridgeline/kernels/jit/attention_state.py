@@ -7,9 +7,7 @@ weights), largest [rows, padded to a multiple of 16].
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
-from ridgeline.kernels.jit.attention_ir import LOWEST, VECTORS, absorb, divide
-
-LINE_BYTES = 64
+from ridgeline.kernels.jit.attention_ir import LINE_BYTES, LOWEST, VECTORS, absorb, divide
 
 
 @njit(error_model="numpy")

@@ -6,6 +6,10 @@ import os
 from llvmlite import binding, ir
 from numba.core import config
 
+from ridgeline.kernels.jit.kept import keep_kernels
+
+keep_kernels()
+
 AVX512 = "avx512-vnni"
 AVX_VNNI = "avx-vnni"
 AVX2 = "avx2"
@@ -15,7 +19,14 @@ _NEEDS = {
     AVX_VNNI: {"avxvnni", "avx2", "fma", "f16c"},
     AVX2: {"avx2", "fma", "f16c"},
 }
-_NAMED = {"haswell": AVX2, "skylake": AVX2, "znver1": AVX2, "znver2": AVX2, "znver3": AVX2, "alderlake": AVX_VNNI}
+_NAMED = {
+    "haswell": AVX2,
+    "skylake": AVX2,
+    "znver1": AVX2,
+    "znver2": AVX2,
+    "znver3": AVX2,
+    "alderlake": AVX_VNNI,
+}
 """Processors that `NUMBA_CPU_NAME` may ask for in place of the one that there is."""
 
 if os.environ.get("NUMBA_CPU_NAME") and config.CPU_FEATURES is None:

@@ -1,7 +1,9 @@
-"""Several threads that compute one thing together, and meet inside it.
+"""Several threads that compute one thing together.
 
-A thread that waits for the others spins: between two parts of a layer there are microseconds, and
-the system would need longer to wake it.
+What they compute has parts, one after the other, and a part has units that they take one by one.
+A part is over when its units are done, whoever did them: a thread that the system has put aside
+between two units holds nobody up, and finds when it is back what is left to do. Who waits for the
+last unit of a part spins: it is microseconds, and the system would need longer to wake a thread.
 """
 
 import threading
@@ -9,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit, types
 from numba.extending import intrinsic
 
@@ -17,11 +20,8 @@ from ridgeline.kernels.jit.ir import I32, I64, VOID, Body, emitted
 SPINS_BEFORE_YIELD = 2000
 """Some 50 us: who waits longer gives its core to whoever wants it, maybe to the one it waits for."""
 
-_LINE = 8
-"""int64 in a line of the processor's cache: what is written by different threads is in different ones."""
-
-_ARRIVED, _GENERATION, _COUNTERS = 0, 8 * _LINE, 16 * _LINE
-"""Offsets of the words of a team's shared memory, in bytes."""
+_PART_BYTES = 64
+"""Of a part's two counters, units taken and units done: a line of the processor's cache."""
 
 
 def _write_fetch_add(function: Any) -> None:
@@ -49,19 +49,6 @@ def load(typing, address):  # type: ignore[no-untyped-def]
     return emitted("ridgeline_load", 1, _write_load, types.intp)
 
 
-def _write_store(function: Any) -> None:
-    body = Body(function.append_basic_block())
-    address, value = function.args
-    body.b.store_atomic(value, body.b.inttoptr(address, I64.as_pointer()), "release", 8)
-    body.b.ret_void()
-
-
-@intrinsic
-def store(typing, address, value):  # type: ignore[no-untyped-def]
-    """Write an int64; who reads it sees all that was written before."""
-    return emitted("ridgeline_store", 2, _write_store)
-
-
 def _write_relax(function: Any) -> None:
     entry, tired, end = (function.append_basic_block() for _ in range(3))
     body = Body(entry)
@@ -81,30 +68,21 @@ def relax(typing, spins):  # type: ignore[no-untyped-def]
 
 
 @njit
-def meet(shared: int, threads: int) -> None:
-    """Wait until all threads of the team are here.
-
-    Args:
-        shared: address of the team's memory.
-        threads: how many there are.
-    """
-    if threads == 1:
-        return
-    generation = load(shared + _GENERATION)
-    if fetch_add(shared + _ARRIVED, 1) == threads - 1:
-        store(shared + _ARRIVED, 0)
-        store(shared + _GENERATION, generation + 1)
-        return
-    spins = 0
-    while load(shared + _GENERATION) == generation:
-        relax(spins)
-        spins += 1
+def take(shared: int, part: int) -> int:
+    """The next unit of a part that nobody has taken, from 0; `shared` is the address of the counters."""
+    return fetch_add(shared + _PART_BYTES * part, 1)  # type: ignore[no-any-return]
 
 
 @njit
-def take(shared: int, part: int) -> int:
-    """The next unit of work of a part that nobody has taken, from 0."""
-    return fetch_add(shared + _COUNTERS + 8 * part, 1)  # type: ignore[no-any-return]
+def finish(shared: int, part: int, done: int, units: int) -> None:
+    """Say how many units of a part this thread has done, and wait until all of them are."""
+    place = shared + _PART_BYTES * part + 8
+    if done:
+        fetch_add(place, done)
+    spins = 0
+    while load(place) < units:
+        relax(spins)
+        spins += 1
 
 
 class Team:
@@ -112,34 +90,45 @@ class Team:
 
     Args:
         threads: how many, the caller's among them.
-        parts: most parts of a function whose units are taken one by one.
+        parts: most parts of a function.
     """
 
     def __init__(self, threads: int, parts: int) -> None:
         self.threads = threads
-        self.shared = np.zeros(_COUNTERS // 8 + parts, np.int64)
-        self._counters = self.shared[_COUNTERS // 8 :]
+        self._counters = _aligned(_PART_BYTES // 8 * parts)
+        self._shared = self._counters.ctypes.data
         self._begin = [threading.Semaphore(0) for _ in range(threads - 1)]
         self._done = threading.Semaphore(0)
-        self._work: tuple[Callable[..., None], tuple[Any, ...]] | None = None
+        self._compiled: set[Callable[..., None]] = set()
         self._failure: BaseException | None = None
+        self._work: tuple[Callable[..., None], tuple[Any, ...]] | None = None
         for index, begin in enumerate(self._begin, start=1):
             name = f"ridgeline-compute-{index}"
             threading.Thread(target=self._serve, args=(index, begin), name=name, daemon=True).start()
 
     def run(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call `function(thread, *arguments)` on all threads, and return when all have returned.
+        """Call `function(thread, shared, *arguments)` on all threads, and return when all have returned.
 
-        The function must be compiled already and give up the interpreter, for its threads wait for
-        one another inside it.
+        `shared` is what `take` and `finish` ask for. The function must give up the interpreter, for
+        its threads wait for one another inside it. An exception of any thread is raised here.
         """
         self._counters[:] = 0
+        arguments = (self._shared, *arguments)
+        if function not in self._compiled:
+            function(0, *arguments)  # compiles it; whoever runs it finds no unit left to wait for
+            self._compiled.add(function)
+            return
         self._work = (function, arguments)
         for begin in self._begin:
             begin.release()
-        function(0, *arguments)
-        for _ in self._begin:
-            self._done.acquire()
+        try:
+            function(0, *arguments)
+        finally:
+            for _ in self._begin:
+                self._done.acquire()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
     def close(self) -> None:
         """End the threads."""
@@ -153,5 +142,16 @@ class Team:
             if self._work is None:
                 return
             function, arguments = self._work
-            function(index, *arguments)
-            self._done.release()
+            try:
+                function(index, *arguments)
+            except BaseException as failure:
+                self._failure = failure
+            finally:
+                self._done.release()
+
+
+def _aligned(size: int) -> npt.NDArray[np.int64]:
+    """Zeros at the beginning of a line of the processor's cache."""
+    whole = np.zeros(size + _PART_BYTES // 8, np.int64)
+    first = -whole.ctypes.data % _PART_BYTES // 8
+    return whole[first : first + size]

@@ -12,7 +12,7 @@ from step_driver import StepDriver
 
 from ridgeline.engine.core.plan import Row, StepPlan
 from ridgeline.engine.executors.memory import available_bytes
-from ridgeline.engine.executors.torch_cpu import TorchCpuExecutor, resolve_dtype
+from ridgeline.engine.executors.cpu import CpuExecutor, resolve_dtype
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.protocol import Sampling
@@ -28,7 +28,7 @@ PROMPTS = [prompt(n, salt) for salt, n in enumerate((33, 1, 16, 7, 120, 17))]
 DRAWN = Sampling(temperature=0.9, top_p=0.95, seed=11)
 
 
-def make_executor(files: ModelFiles, **changes: Any) -> TorchCpuExecutor:
+def make_executor(files: ModelFiles, **changes: Any) -> CpuExecutor:
     settings: dict[str, Any] = {
         "dtype": "float32",
         "kv_memory_bytes": 2**20,
@@ -36,7 +36,7 @@ def make_executor(files: ModelFiles, **changes: Any) -> TorchCpuExecutor:
         "max_context_tokens": None,
         "threads": 1,
     }
-    return TorchCpuExecutor(files, **{**settings, **changes})
+    return CpuExecutor(files, **{**settings, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_bfloat16_runs_in_half_the_memory(files: ModelFiles) -> None:
 
 
 def test_dtypes() -> None:
-    assert resolve_dtype("float32") == "float32"
+    assert resolve_dtype("float32", CONFIG) == "float32"
     found = torch.cpu.get_capabilities()
     in_hardware = found.get("avx512_bf16") or found.get("amx_bf16")
     assert resolve_dtype("auto") == ("bfloat16" if in_hardware else "float32")

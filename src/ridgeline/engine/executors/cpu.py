@@ -1,28 +1,26 @@
-"""The executor that computes on the CPU with torch."""
+"""The executor that computes on the CPU."""
 
 import time
 import weakref
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ridgeline.engine.core.plan import Admission, Handle, Row, RowResult, Score, StepPlan, StepResult
+from ridgeline.engine.executors.cpu_models import Weights, kv_dtype, resolve_dtype, weight_bytes
 from ridgeline.engine.executors.kv_size import plan_geometry
 from ridgeline.engine.executors.memory import available_bytes, gib, physical_cores
 from ridgeline.engine.executors.slots import Layout, Slots
-from ridgeline.kernels.cpu import CpuKernels, packs_weights
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.models.logits import SamplingState
 from ridgeline.models.sampling import NON_FINITE, TokenScore, finite_rows, sample, score
-from ridgeline.models.transformer import Transformer
-from ridgeline.models.weights import assemble
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SCORED_AT_ONCE = 64
 """Prompt positions whose logits are held at a time; a row of them is the size of the vocabulary."""
 
-_live: "weakref.WeakSet[TorchCpuExecutor]" = weakref.WeakSet()
+_live: "weakref.WeakSet[CpuExecutor]" = weakref.WeakSet()
 """Executors of this process: their KV caches may still grow into memory that looks available."""
 
 
@@ -60,28 +58,31 @@ class CpuHandle(Handle):
     Attributes:
         layout: where in the batch each row is.
         hidden: [tokens, hidden].
+        logits: [rows that draw, vocab].
         seconds: what computing took.
     """
 
     layout: Layout
     hidden: torch.Tensor
+    logits: torch.Tensor
     seconds: float
 
 
-class TorchCpuExecutor:
-    """Runs a model of the Llama family on the CPU, in float32 or bfloat16. See `Executor`.
+class CpuExecutor:
+    """Runs a model of the Llama family on the CPU. See `Executor`.
 
     Args:
         files: the model.
-        dtype: of weights, KV cache and sums between layers. `auto` is bfloat16 where the processor
-            multiplies it in hardware (AVX512-BF16, AMX), else float32.
+        dtype: float32 or bfloat16, of weights, KV cache and sums between layers; int8, of what is
+            multiplied, with weights of 4 or 8 bits and a KV cache in float16; for `auto` see
+            `resolve_dtype`.
         kv_memory_bytes: size of the KV cache. None takes what `max_batch` sequences of
             `max_context_tokens` need, at most 40 % of the memory available once the weights are
             loaded. It is taken from the system only as it fills.
         max_batch: most sequences in a step.
         max_context_tokens: most tokens of a sequence; None is the model's own limit. It is lowered
             to what the KV cache holds.
-        threads: for torch; None is one per physical core that the process may use.
+        threads: that compute; None is one per physical core that the process may use.
 
     Raises:
         ModelError: for a dtype that is not supported, or too little memory.
@@ -99,30 +100,28 @@ class TorchCpuExecutor:
         max_context_tokens: int | None,
         threads: int | None = None,
     ) -> None:
-        self.dtype = resolve_dtype(dtype)
-        self._threads = threads or physical_cores()
-        torch.set_num_threads(self._threads)
-        torch_dtype = _DTYPES[self.dtype]
-        _check_weights_fit(files, torch_dtype)
-        kernels = CpuKernels(packed=packs_weights(torch_dtype))
-        weights = assemble(files.config, files.tensors(), kernels, torch_dtype)
+        config = files.config
+        self.dtype = resolve_dtype(dtype, config)
+        threads = threads or physical_cores()
+        torch.set_num_threads(threads)
+        _check_weights_fit(files, self.dtype)
+        self.kv_dtype = str(kv_dtype(self.dtype)).removeprefix("torch.")
+        weights = Weights(files, self.dtype, threads)
         self.geometry = plan_geometry(
-            files.config,
-            torch_dtype,
+            config,
+            kv_dtype(self.dtype),
             kv_memory_bytes=kv_memory_bytes,
             available=_available_bytes(),
             max_batch=max_batch,
-            max_context_tokens=min(max_context_tokens or files.config.max_context, files.config.max_context),
+            max_context_tokens=min(max_context_tokens or config.max_context, config.max_context),
         )
-        self.model = Transformer(
-            files.config,
-            weights,
-            kernels,
+        self.model = weights.model(
             blocks=self.geometry.blocks,
             block_size_tokens=self.geometry.block_size_tokens,
+            max_context_tokens=self.geometry.max_context_tokens,
         )
         self._slots = Slots(self.geometry, CpuSlot.of)
-        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{kernels.name}"
+        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.model.kernel_name}"
         _live.add(self)
 
     def launch(self, plan: StepPlan) -> CpuHandle:
@@ -131,17 +130,16 @@ class TorchCpuExecutor:
         Raises:
             ValueError: for a plan that cannot be carried out; nothing is changed then.
         """
-        if torch.get_num_threads() != self._threads:  # another engine of this thread set its own
-            torch.set_num_threads(self._threads)
         self._slots.apply(plan)
         for row in plan.rows:
             self._slots[row.slot].note_given(row)
         layout = self._slots.lay_out(plan.rows)
         started = time.perf_counter()
+        last = [first + len(row.token_ids) - 1 for first, row in zip(layout.first, plan.rows, strict=True)]
+        drawing = [place for place, row in zip(last, plan.rows, strict=True) if row.sample]
         with torch.inference_mode():
-            attention_plan = self.model.attention.plan(layout.batch)
-            hidden = self.model.forward(torch.from_numpy(layout.batch.token_ids), attention_plan)
-        return CpuHandle(plan, layout, hidden, time.perf_counter() - started)
+            hidden, logits = self.model.forward(layout.batch, np.array(drawing, np.int64))
+        return CpuHandle(plan, layout, hidden, logits, time.perf_counter() - started)
 
     def collect(self, handle: Handle) -> StepResult:
         """Draw the step's tokens and score what was asked for."""
@@ -151,34 +149,34 @@ class TorchCpuExecutor:
             rows = self._results(handle)
         for row, result in zip(handle.plan.rows, rows, strict=True):
             if result.error is not None:
-                self.model.attention.clean(self._slots.blocks(row.slot))
+                self.model.clean(self._slots.blocks(row.slot))
         return StepResult(rows, handle.seconds + time.perf_counter() - started)
 
     def close(self) -> None:
         """Give weights and KV cache back to the system."""
         _live.discard(self)
+        self.model.close()
         del self.model
 
     def _results(self, handle: CpuHandle) -> tuple[RowResult, ...]:
-        rows, first = handle.plan.rows, handle.layout.first
+        rows = handle.plan.rows
         results = [
             self._score_prompt(handle, i) if row.score_prompt else RowResult() for i, row in enumerate(rows)
         ]
-        drawing = [i for i, row in enumerate(rows) if row.sample and results[i].error is None]
+        drawing = [i for i, row in enumerate(rows) if row.sample]
         if not drawing:
             return tuple(results)
-        last = torch.tensor([first[i] + len(rows[i].token_ids) - 1 for i in drawing])
-        logits = self.model.logits(handle.hidden.index_select(0, last))
         slots = [self._slots[rows[i].slot] for i in drawing]
         positions = [rows[i].start + len(rows[i].token_ids) for i in drawing]
-        drawn = sample(logits, [slot.sampling for slot in slots], positions)
+        drawn = sample(handle.logits, [slot.sampling for slot in slots], positions)
         for i, slot, position, token in zip(drawing, slots, positions, drawn, strict=True):
             if token is None:
                 results[i] = RowResult(error=NON_FINITE)
                 continue
             slot.known_tokens = max(slot.known_tokens, position + 1)
-            own = _to_plan(token.score) if token.score else None
-            results[i] = RowResult(token.token_id, own, results[i].prompt_scores)
+            if results[i].error is None:
+                own = _to_plan(token.score) if token.score else None
+                results[i] = RowResult(token.token_id, own, results[i].prompt_scores)
         return tuple(results)
 
     def _score_prompt(self, handle: CpuHandle, index: int) -> RowResult:
@@ -200,35 +198,17 @@ def _to_plan(scored: TokenScore) -> Score:
     return Score(scored.token_id, scored.logprob, scored.top)
 
 
-def resolve_dtype(dtype: str) -> str:
-    """`float32` or `bfloat16`, for what was asked for.
-
-    Raises:
-        ModelError: for a dtype that the CPU executor does not compute in.
-    """
-    if dtype == "auto":
-        return "bfloat16" if _multiplies_bfloat16() else "float32"
-    if dtype not in _DTYPES:
-        raise ModelError(f"--dtype {dtype} is not supported on the CPU; choose auto, float32 or bfloat16.")
-    return dtype
-
-
-def _multiplies_bfloat16() -> bool:
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def _available_bytes() -> int:
     """Memory to be had, less what other executors of this process have been promised."""
     promised = sum(other.geometry.blocks * other.geometry.block_bytes for other in _live)
     return max(0, available_bytes() - promised)
 
 
-def _check_weights_fit(files: ModelFiles, dtype: torch.dtype) -> None:
-    needed = files.config.shape().parameters() * dtype.itemsize
+def _check_weights_fit(files: ModelFiles, dtype: str) -> None:
+    needed = weight_bytes(files, dtype)
     available = _available_bytes()
     if needed > available:
         raise ModelError(
-            f"{files.name} needs {gib(needed)} for its weights in {str(dtype).removeprefix('torch.')}, "
-            f"but {gib(available)} of memory are available; choose a smaller model or --dtype bfloat16."
+            f"{files.name} needs {gib(needed)} for its weights in {dtype}, "
+            f"but {gib(available)} of memory are available; choose a smaller model or --dtype int8."
         )
