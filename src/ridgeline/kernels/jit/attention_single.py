@@ -25,7 +25,7 @@ from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
 _SEGMENT_BLOCKS = 16
 """Scored before their values are read: few enough for the first cache, many to a change of the maximum."""
 
-_LINES_AHEAD = int(__import__("os").environ.get("LA", "128"))
+_LINES_AHEAD = 128
 """Of the caches, that are on their way while others are computed with."""
 
 _LEAST_PART_TOKENS = 256
