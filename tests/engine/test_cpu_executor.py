@@ -11,8 +11,9 @@ from small_models import make_model
 from step_driver import StepDriver
 
 from ridgeline.engine.core.plan import Row, StepPlan
+from ridgeline.engine.executors.cpu import CpuExecutor
+from ridgeline.engine.executors.cpu_models import resolve_dtype
 from ridgeline.engine.executors.memory import available_bytes
-from ridgeline.engine.executors.cpu import CpuExecutor, resolve_dtype
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.protocol import Sampling
@@ -75,13 +76,24 @@ def test_bfloat16_runs_in_half_the_memory(files: ModelFiles) -> None:
     assert driver.executor.geometry.block_bytes * 2 == make_executor(files).geometry.block_bytes
 
 
-def test_dtypes() -> None:
-    assert resolve_dtype("float32", CONFIG) == "float32"
+def test_dtypes(files: ModelFiles) -> None:
+    fitting = make_model("llama", hidden_size=96, intermediate_size=160, head_dim=32)[1].config
+    for dtype in ("float32", "bfloat16", "int8"):
+        assert resolve_dtype(dtype, fitting) == dtype
+    assert resolve_dtype("auto", fitting) == "int8"
+    with pytest.raises(ModelError, match="--dtype float16 is not supported on the CPU; choose auto, float32"):
+        resolve_dtype("float16", fitting)
+
+
+def test_models_and_processors_without_int8(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     found = torch.cpu.get_capabilities()
     in_hardware = found.get("avx512_bf16") or found.get("amx_bf16")
-    assert resolve_dtype("auto") == ("bfloat16" if in_hardware else "float32")
-    with pytest.raises(ModelError, match="--dtype int8 is not supported on the CPU; choose auto"):
-        resolve_dtype("int8")
+    assert resolve_dtype("auto", files.config) == ("bfloat16" if in_hardware else "float32")
+    with pytest.raises(ModelError, match="does not fit the kernels, for its hidden size, 48, is no multiple"):
+        resolve_dtype("int8", files.config)
+    monkeypatch.setattr("ridgeline.kernels.jit.target.instruction_set", lambda: None)
+    with pytest.raises(ModelError, match="kernels for x86 processors with AVX2 only; choose --dtype auto"):
+        resolve_dtype("int8", files.config)
 
 
 def test_kv_memory_sets_the_blocks_and_the_context(

@@ -23,12 +23,12 @@ from ridgeline.engine.core.limits import Limits
 from ridgeline.engine.core.plan import DeviceLostError, Executor, StepPlan
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.core.sequence import SequenceSpec
+from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.engine.executors.cuda import executor as executor_module
 from ridgeline.engine.executors.cuda import forward as forward_module
 from ridgeline.engine.executors.cuda.arrays import Staging, StepArrays, pack, packed_length, unpack
 from ridgeline.engine.executors.cuda.executor import CudaHandle, TorchCudaExecutor
 from ridgeline.engine.executors.cuda.prepare import padded_batch
-from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.kernels.cuda import kernels as kernels_module
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles

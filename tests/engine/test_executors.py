@@ -15,8 +15,8 @@ from small_models import ARCHITECTURES, make_model, reference_greedy, reference_
 from step_driver import GREEDY, StepDriver
 
 from ridgeline.engine.core.plan import IN_FLIGHT, Admission, Executor, Row, StepPlan
-from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
 from ridgeline.engine.executors.cpu import CpuExecutor
+from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
 from ridgeline.models.files import ModelFiles
 from ridgeline.protocol import Sampling
 

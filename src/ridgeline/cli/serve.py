@@ -41,6 +41,8 @@ def _check_dtype(device: str, dtype: str) -> None:
     kind, _, name = device.partition(":")
     if kind == "cuda":
         known.append("float16")
+    elif kind == "cpu":
+        known.append("int8")
     elif kind == "simulated":
         from ridgeline.roofline import find_hardware
 
@@ -87,7 +89,7 @@ def serve(
         str,
         option(
             "--dtype",
-            "Of weights and KV: auto, float32, bfloat16; float16 on cuda; simulated devices have more.",
+            "auto, float32, bfloat16; float16 on cuda; int8 on the CPU; simulated devices have more.",
             metavar="DTYPE",
         ),
     ] = "auto",

@@ -52,6 +52,8 @@ class Loaded:
 
     name: str
     geometry: Geometry
+    dtype: str
+    kernels: str
     open_seconds: float
     load_seconds: float
 
@@ -105,7 +107,14 @@ def build_engines(
         scheduler = Scheduler(executor.geometry, limits)
         meter = StepMeter(cost_model, meter_of(name, executor.geometry))
         engine = Engine(name, scheduler, executor, meter)
-        loaded = Loaded(name, executor.geometry, opened - started, time.monotonic() - opened)
+        loaded = Loaded(
+            name,
+            executor.geometry,
+            executor.dtype,
+            executor.kernels,
+            open_seconds=opened - started,
+            load_seconds=time.monotonic() - opened,
+        )
         engines.append((engine, loaded))
     return engines
 
@@ -125,6 +134,8 @@ def _served(
         on_phase(f"load {entry.name}", entry.load_seconds)
         on_phase(f"tokenizer {entry.name}", time.monotonic() - started)
         meter = _meter(metrics, entry.name, entry.geometry)
+        meter.computes(entry.dtype, entry.kernels)
+        logger.info("%s computes in %s with %s", entry.name, entry.dtype, entry.kernels)
         served.append(ServedModel(_info(entry, files), files.tokenizer, meter))
     return served
 

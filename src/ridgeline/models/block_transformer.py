@@ -1,5 +1,7 @@
 """The forward pass of the Llama family with int8 activations, as one compiled function a step."""
 
+import logging
+import time
 from dataclasses import fields
 
 import numpy as np
@@ -14,7 +16,10 @@ from ridgeline.kernels.jit.team import Team
 from ridgeline.models.block_weights import BlockLayer, BlockWeights
 from ridgeline.models.config import ModelConfig
 
+logger = logging.getLogger(__name__)
+
 BLOCK_SIZE_TOKENS = 16
+_WORTH_A_LINE_SECONDS = 2.0
 _CUT_TASKS = 4
 """For each thread: with more pairs of a token and a KV head than this nothing is gained by cutting them."""
 
@@ -67,6 +72,7 @@ class BlockTransformer:
             self._pool,
         )
         self._work = self._work_for(0)
+        self._compile()
 
     def forward(self, batch: Batch, rows: Integers) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute a step's tokens and store their K and V.
@@ -105,6 +111,18 @@ class BlockTransformer:
     def close(self) -> None:
         """End the threads."""
         self._team.close()
+
+    def _compile(self) -> None:
+        """Compile what has not been kept, by computing nothing: it must not happen in a step."""
+        started = time.monotonic()
+        nothing = np.zeros(0, np.int64)
+        hidden, _ = self.forward(
+            Batch(nothing, nothing, nothing, nothing, nothing[:, None], nothing), nothing
+        )
+        self.logits(hidden)
+        seconds = time.monotonic() - started
+        if seconds > _WORTH_A_LINE_SECONDS:
+            logger.info("kernels for this processor were compiled in %.0f s, and are kept", seconds)
 
     def _logits_for(self, rows: int) -> npt.NDArray[np.float32]:
         return np.empty((rows, self._weights.head.padded_rows), np.float32)

@@ -115,6 +115,12 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("ridgeline_queue_seconds", "histogram", "From receipt to the first step.", buckets=_SECONDS),
     Definition("ridgeline_step_seconds", "histogram", "Length of a step.", buckets=_MILLISECONDS),
     Definition("ridgeline_host_step_seconds", "histogram", "The host's part of a step.", buckets=_HOST),
+    Definition(
+        "ridgeline_engine_info",
+        "gauge",
+        "Always 1; its labels say what computes: dtype, and which kernels.",
+        ("dtype", "kernels"),
+    ),
     Definition("vllm:num_requests_running", "gauge", "As ridgeline_requests{state=running}."),
     Definition("vllm:num_requests_waiting", "gauge", "As ridgeline_requests{state=waiting}."),
     Definition("vllm:kv_cache_usage_perc", "gauge", "As ridgeline_kv_utilization_ratio; 1 is full."),

@@ -62,6 +62,7 @@ class EngineMeter:
         self._lock = threading.Lock()
         self._block_size_tokens = block_size_tokens
         self._blocks = _Blocks(blocks_total or 0)
+        self._computes: tuple[str, str] | None = None
         self._born = self._step_end = self._accounted = clock()
         self._last: StepRecord | None = None
         self._is_idle = True
@@ -146,6 +147,11 @@ class EngineMeter:
                     record.time_to_first_token_seconds
                 )
 
+    def computes(self, dtype: str, kernels: str) -> None:
+        """Say what the engine computes in, and with which kernels."""
+        with self._lock:
+            self._computes = (dtype, kernels)
+
     def histograms(self) -> dict[str, tuple[list[tuple[str, float]], float]]:
         """Cumulative buckets and sum of each histogram."""
         with self._lock:
@@ -182,6 +188,8 @@ class EngineMeter:
             running, waiting, tokens = last.batch_size, last.waiting, last.batch_tokens
         yield "ridgeline_batch_size", (), running
         yield "ridgeline_batch_tokens", (), tokens
+        if self._computes is not None:
+            yield "ridgeline_engine_info", self._computes, 1
         if last is not None:
             yield "ridgeline_batch_headroom_sequences", (), last.headroom_sequences
         yield "ridgeline_requests", ("running",), running

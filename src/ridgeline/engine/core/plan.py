@@ -148,6 +148,9 @@ class Executor(Protocol):
 
     geometry: Geometry
     fingerprint: str
+    dtype: str
+    kernels: str
+    """What computes; parts of the fingerprint."""
     depth: int
     """How many steps may be launched before one is collected, beyond the first: 0 or 1."""
 

@@ -121,7 +121,8 @@ class CpuExecutor:
             max_context_tokens=self.geometry.max_context_tokens,
         )
         self._slots = Slots(self.geometry, CpuSlot.of)
-        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.model.kernel_name}"
+        self.kernels = self.model.kernel_name
+        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.kernels}"
         _live.add(self)
 
     def launch(self, plan: StepPlan) -> CpuHandle:

@@ -142,7 +142,8 @@ class SimulatedExecutor:
             mean_answer_tokens=mean_answer_tokens,
         )
         self.fingerprint = self._model.fingerprint
-        self._shape, self._hardware, self._dtype, self._kv_dtype = shape, hardware, dtype, kv_dtype
+        self.dtype, self.kernels = dtype, f"simulated-{hardware.name}"
+        self._shape, self._hardware, self._kv_dtype = shape, hardware, kv_dtype
         self._clock = clock
         self._kv = KVCells(self.geometry.blocks, self.geometry.block_size_tokens)
         self._slots: dict[int, _Slot] = {}
@@ -244,4 +245,4 @@ class SimulatedExecutor:
     def _seconds(self, rows: tuple[Row, ...]) -> float:
         logit_rows = sum(len(row.token_ids) if row.score_prompt else row.sample for row in rows)
         work = Work.of(((len(row.token_ids), row.start) for row in rows), logit_rows)
-        return step_cost(self._shape, self._hardware, self._dtype, work, kv_dtype=self._kv_dtype).seconds
+        return step_cost(self._shape, self._hardware, self.dtype, work, kv_dtype=self._kv_dtype).seconds

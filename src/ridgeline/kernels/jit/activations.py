@@ -12,6 +12,9 @@ from ridgeline.kernels.jit.ir import F32, FLOATS, I8, I32, INTS, Body, Value, co
 
 _BYTES = ir.VectorType(I8, 16)
 
+_LEAST = 1e-36
+"""Of a block's magnitudes: 127 over less than this may be infinite, and the block is taken for zeros."""
+
 
 def _quantise(function: Any) -> None:
     body = Body(function.append_basic_block())
@@ -24,8 +27,8 @@ def _quantise(function: Any) -> None:
     largest = b.select(b.icmp_unsigned(">", *bits), *bits)
     top = b.bitcast(body.call("llvm.vector.reduce.umax.v16i32", I32, largest), F32)
     scale = b.fmul(top, F32(1 / 127))
-    is_zero = b.fcmp_ordered("==", top, F32(0.0))
-    inverse = body.splat(b.select(is_zero, F32(0.0), b.fdiv(F32(127.0), top)), FLOATS)
+    is_nothing = b.fcmp_ordered("<", top, F32(_LEAST))
+    inverse = body.splat(b.select(is_nothing, F32(0.0), b.fdiv(F32(127.0), top)), FLOATS)
     total: Value = None
     for offset, half in zip((0, 16), halves, strict=True):
         rounded = body.call("llvm.roundeven.v16f32", FLOATS, b.fmul(half, inverse))
@@ -41,7 +44,7 @@ def _quantise(function: Any) -> None:
 
 
 @intrinsic
-def quantise_block(typing, source, values, scale, sum_, total):  # type: ignore[no-untyped-def]
+def quantise_block(typing, source, values, scale, sum_, total):
     """Turn 32 float32 at `source` into int8 at `values` and one float32 scale.
 
     All arguments are addresses. The scale is the largest magnitude over 127. Beside it are stored
@@ -60,7 +63,7 @@ def _silu_mul(function: Any) -> None:
 
 
 @intrinsic
-def silu_mul_16(typing, gate, up, out):  # type: ignore[no-untyped-def]
+def silu_mul_16(typing, gate, up, out):
     """`silu(gate) * up` of 16 float32; all arguments are addresses."""
     return emitted("ridgeline_silu_mul", 3, _silu_mul)
 
@@ -73,29 +76,29 @@ def _add(function: Any) -> None:
 
 
 @intrinsic
-def add_16(typing, source, target):  # type: ignore[no-untyped-def]
+def add_16(typing, source, target):
     """Add 16 float32 to 16 others; both arguments are addresses."""
     return emitted("ridgeline_add", 2, _add)
 
 
 @intrinsic
-def _pointer(typing, address):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+def _pointer(typing, address):
+    def generate(context, builder, signature, values):
         return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(types.float32)(types.intp), generate
 
 
 @njit
-def floats_at(address, size):  # type: ignore[no-untyped-def]
+def floats_at(address, size):
     """The float32 array at an address."""
     return carray(_pointer(address), size)
 
 
 # Sums in any order; but nan and infinity are what they are, for they must reach the logits.
 @njit(fastmath={"reassoc", "contract", "nsz"})
-def norm_row(source, weight, size, eps, out):  # type: ignore[no-untyped-def]
-    """RMS norm of `size` float32: `x / sqrt(mean(x^2) + eps) * weight`; all but `size` and `eps` are addresses."""
+def norm_row(source, weight, size, eps, out):
+    """RMS norm of `size` float32, `x / sqrt(mean(x^2) + eps) * weight`; the others are addresses."""
     x, w, normed = floats_at(source, size), floats_at(weight, size), floats_at(out, size)
     total = np.float32(0)
     for i in range(size):

@@ -214,7 +214,7 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 @njit
-def embedding_row(data, form, columns, row, out):  # type: ignore[no-untyped-def]
+def embedding_row(data, form, columns, row, out):
     """One row of a packed matrix as float32, exactly as `BlockMatrix.to_floats` has it.
 
     Args:

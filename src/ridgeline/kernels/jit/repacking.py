@@ -11,7 +11,7 @@ from ridgeline.kernels.jit.products import BLOCK_BYTES, FORM_4_MINIMUM, FORM_8
 
 
 @njit(nogil=True, cache=True)
-def move(words, places, out, form, blocks):  # type: ignore[no-untyped-def]
+def move(words, places, out, form, blocks):
     """Copy stored blocks to where products read them.
 
     Args:
@@ -41,30 +41,30 @@ def move(words, places, out, form, blocks):  # type: ignore[no-untyped-def]
             target += block_words
 
 
-def _half_bits(context, builder, signature, values):  # type: ignore[no-untyped-def]
+def _half_bits(context, builder, signature, values):
     half = builder.fptrunc(values[0], ir.HalfType())
     return builder.bitcast(half, ir.IntType(16))
 
 
 @intrinsic
-def half_from_float(typing, value):  # type: ignore[no-untyped-def]
+def half_from_float(typing, value):
     """The bits of the float16 nearest to a float32."""
     return types.uint16(types.float32), _half_bits
 
 
-def _float_of_bits(context, builder, signature, values):  # type: ignore[no-untyped-def]
+def _float_of_bits(context, builder, signature, values):
     half = builder.bitcast(values[0], ir.HalfType())
     return builder.fpext(half, ir.FloatType())
 
 
 @intrinsic
-def float_from_half(typing, bits):  # type: ignore[no-untyped-def]
+def float_from_half(typing, bits):
     """The float32 that is the float16 of these bits."""
     return types.float32(types.uint16), _float_of_bits
 
 
 @njit(nogil=True, cache=True)
-def round_to_8_bits(weights, places, out, halves, blocks):  # type: ignore[no-untyped-def]
+def round_to_8_bits(weights, places, out, halves, blocks):
     """Round rows to 8 bits, store them where products read them, and tell whether all scales are finite.
 
     Args:

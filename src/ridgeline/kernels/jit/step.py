@@ -146,12 +146,12 @@ class Work(NamedTuple):
 
 
 @njit(inline="always")
-def _address(array, row, offset_bytes):  # type: ignore[no-untyped-def]
+def _address(array, row, offset_bytes):
     return array.ctypes.data + row * array.strides[0] + offset_bytes
 
 
 @njit
-def _quantise(source, row, column, columns, into):  # type: ignore[no-untyped-def]
+def _quantise(source, row, column, columns, into):
     """Quantise `columns` float32 at the address `source` into a row, from a column on."""
     for block in range(columns // BLOCK):
         at = column // BLOCK + block
@@ -165,7 +165,7 @@ def _quantise(source, row, column, columns, into):  # type: ignore[no-untyped-de
 
 
 @njit
-def _tiles(form, x, first, rows, weights, tile, out, out_stride, accumulate):  # type: ignore[no-untyped-def]
+def _tiles(form, x, first, rows, weights, tile, out, out_stride, accumulate):
     """`TILES` tiles of outputs, from `tile` on, of rows of activations."""
     blocks = x.scales.shape[1]
     stride = BLOCK_BYTES[form] * blocks
@@ -195,7 +195,7 @@ def _tiles(form, x, first, rows, weights, tile, out, out_stride, accumulate):  #
 
 
 @njit
-def multiply(shared, part, form, x, tokens, weights, bias, out, accumulate):  # type: ignore[no-untyped-def]
+def multiply(shared, part, form, x, tokens, weights, bias, out, accumulate):
     """A product of int8 activations with packed weights, into or onto float32 `out` [tokens, outputs]."""
     pairs = out.shape[1] // (16 * TILES)
     pair_bytes = TILES * BLOCK_BYTES[form] * x.scales.shape[1]
@@ -222,7 +222,7 @@ def multiply(shared, part, form, x, tokens, weights, bias, out, accumulate):  # 
 
 
 @njit
-def _gate(shared, part, form, x, tokens, weights, bias, scratch, gated):  # type: ignore[no-untyped-def]
+def _gate(shared, part, form, x, tokens, weights, bias, scratch, gated):
     """The product with gate and up, silu(gate) * up, and that as int8."""
     columns = gated.scales.shape[1]
     chunks = -(-tokens // _ROWS_AT_ONCE)
@@ -251,7 +251,7 @@ def _gate(shared, part, form, x, tokens, weights, bias, scratch, gated):  # type
 
 
 @njit
-def _norms(shared, part, residual, tokens, weight, eps, scratch, normed):  # type: ignore[no-untyped-def]
+def _norms(shared, part, residual, tokens, weight, eps, scratch, normed):
     """Norm each token, and make int8 of it."""
     hidden = residual.shape[1]
     done = 0
@@ -271,7 +271,7 @@ def scratch_bytes(model_hidden: int, group: int, head_dim: int) -> int:
 
 
 @njit
-def _store(token, kv_head, index, layer, model, batch, work):  # type: ignore[no-untyped-def]
+def _store(token, kv_head, index, layer, model, batch, work):
     attention.rotate_and_store_group(
         token,
         kv_head,
@@ -291,7 +291,7 @@ def _store(token, kv_head, index, layer, model, batch, work):  # type: ignore[no
 
 
 @njit
-def _store_all(shared, part, first, end, index, layer, model, batch, work):  # type: ignore[no-untyped-def]
+def _store_all(shared, part, first, end, index, layer, model, batch, work):
     """Rotate and store the tokens from `first` to before `end`."""
     units, done = (end - first) * model.kv_heads, 0
     unit = take(shared, part)
@@ -303,7 +303,7 @@ def _store_all(shared, part, first, end, index, layer, model, batch, work):  # t
 
 
 @njit
-def _attend_tile(unit, index, layer, model, batch, work, scratch):  # type: ignore[no-untyped-def]
+def _attend_tile(unit, index, layer, model, batch, work, scratch):
     """A query tile of a chunk, and its output as int8. Later tiles take longer and come first."""
     tile, kv_head = batch.tiles - 1 - unit // model.kv_heads, unit % model.kv_heads
     chunk = batch.chunks.shape[0] - 1
@@ -332,14 +332,14 @@ def _attend_tile(unit, index, layer, model, batch, work, scratch):  # type: igno
 
 
 @njit
-def _quantise_heads(token, kv_head, model, work):  # type: ignore[no-untyped-def]
+def _quantise_heads(token, kv_head, model, work):
     width = model.heads // model.kv_heads * model.head_dim
     column = kv_head * width
     _quantise(_address(work.attended, token, 4 * column), token, column, width, work.values)
 
 
 @njit
-def _attend(shared, part, index, layer, model, batch, work, scratch):  # type: ignore[no-untyped-def]
+def _attend(shared, part, index, layer, model, batch, work, scratch):
     """Attention of all tokens, and its output as int8."""
     kv_heads = model.kv_heads
     singles, parts = batch.contexts.shape[0], batch.parts
@@ -392,7 +392,7 @@ def _attend(shared, part, index, layer, model, batch, work, scratch):  # type: i
 
 
 @njit
-def _merge(shared, part, model, batch, work):  # type: ignore[no-untyped-def]
+def _merge(shared, part, model, batch, work):
     """Make one of the parts of single tokens' positions."""
     group = model.heads // model.kv_heads
     size = batch.parts * attention.part_bytes(group, model.head_dim)
@@ -409,7 +409,7 @@ def _merge(shared, part, model, batch, work):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _embed(shared, part, model, batch, residual):  # type: ignore[no-untyped-def]
+def _embed(shared, part, model, batch, residual):
     tokens, columns = batch.token_ids.shape[0], residual.shape[1]
     done = 0
     row = take(shared, part)
@@ -421,7 +421,7 @@ def _embed(shared, part, model, batch, residual):  # type: ignore[no-untyped-def
 
 
 @njit
-def _head(shared, part, model, hidden, rows, normed, logits):  # type: ignore[no-untyped-def]
+def _head(shared, part, model, hidden, rows, normed, logits):
     """Logits of some rows of `hidden`. Takes two parts."""
     done = 0
     row = take(shared, part)
@@ -434,7 +434,7 @@ def _head(shared, part, model, hidden, rows, normed, logits):  # type: ignore[no
 
 
 @njit(nogil=True, cache=True)
-def head(thread, shared, model, hidden, rows, normed, logits):  # type: ignore[no-untyped-def]
+def head(thread, shared, model, hidden, rows, normed, logits):
     """Logits of the tokens after some of a step's.
 
     Args:
@@ -449,7 +449,7 @@ def head(thread, shared, model, hidden, rows, normed, logits):  # type: ignore[n
 
 
 @njit(nogil=True, cache=True)
-def forward(thread, shared, model, layers, batch, work, hidden, rows, logits):  # type: ignore[no-untyped-def]
+def forward(thread, shared, model, layers, batch, work, hidden, rows, logits):
     """A step: its tokens to `hidden`, normed, with their K and V stored, and the logits of some rows.
 
     Args:

@@ -32,7 +32,7 @@ def _write_fetch_add(function: Any) -> None:
 
 
 @intrinsic
-def fetch_add(typing, address, amount):  # type: ignore[no-untyped-def]
+def fetch_add(typing, address, amount):
     """Add to the int64 at an address as one act; returns what was there."""
     return emitted("ridgeline_fetch_add", 2, _write_fetch_add, types.intp)
 
@@ -44,7 +44,7 @@ def _write_load(function: Any) -> None:
 
 
 @intrinsic
-def load(typing, address):  # type: ignore[no-untyped-def]
+def load(typing, address):
     """The int64 at an address; all that its writer wrote before is seen too."""
     return emitted("ridgeline_load", 1, _write_load, types.intp)
 
@@ -62,7 +62,7 @@ def _write_relax(function: Any) -> None:
 
 
 @intrinsic
-def relax(typing, spins):  # type: ignore[no-untyped-def]
+def relax(typing, spins):
     """Once round in a waiting loop that has gone round `spins` times."""
     return emitted("ridgeline_relax", 1, _write_relax)
 
@@ -70,7 +70,7 @@ def relax(typing, spins):  # type: ignore[no-untyped-def]
 @njit
 def take(shared: int, part: int) -> int:
     """The next unit of a part that nobody has taken, from 0; `shared` is the address of the counters."""
-    return fetch_add(shared + _PART_BYTES * part, 1)  # type: ignore[no-any-return]
+    return fetch_add(shared + _PART_BYTES * part, 1)
 
 
 @njit

@@ -130,7 +130,8 @@ class TorchCudaExecutor:
             block_size_tokens=self.geometry.block_size_tokens,
             max_positions=self.geometry.max_context_tokens,
         )
-        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{kernels.name}"
+        self.kernels = kernels.name
+        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.kernels}"
         self._start(model, config.vocab)
         device.settle()
         self._max_batch_tokens = max_batch_tokens
