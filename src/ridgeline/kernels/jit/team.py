@@ -118,7 +118,7 @@ class Team:
             function(0, *arguments)  # compiles it; whoever runs it finds no unit left to wait for
             self._compiled.add(function)
             return
-        self._work = (function, arguments)
+        self._work, self._failure = (function, arguments), None
         for begin in self._begin:
             begin.release()
         try:
