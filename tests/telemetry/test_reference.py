@@ -17,6 +17,7 @@ def test_the_page_of_metrics_is_current():
 def test_every_metric_defined_can_be_scraped():
     metrics = Metrics(clock=lambda: 10.0)
     meter = metrics.engine("m", block_size_tokens=16, blocks_total=100)
+    meter.computes("int8", "kernels")
     meter.step(
         StepRecord(10.0, 0.1, 0.01, 0.09, 4, 4, 1, 100, 50, 30, 20, 1e9, 1e8, 1e12, 1e11, "compute", 3)
     )

@@ -11,6 +11,7 @@ import torch
 from ridgeline.kernels.interface import Batch, Integers, KVShape
 from ridgeline.kernels.jit import attention, step
 from ridgeline.kernels.jit.packing import PackedMatrix
+from ridgeline.kernels.jit.products import provide_product
 from ridgeline.kernels.jit.target import instruction_set
 from ridgeline.kernels.jit.team import Team
 from ridgeline.models.block_weights import BlockLayer, BlockWeights
@@ -115,6 +116,7 @@ class BlockTransformer:
     def _compile(self) -> None:
         """Compile what has not been kept, by computing nothing: it must not happen in a step."""
         started = time.monotonic()
+        provide_product()
         nothing = np.zeros(0, np.int64)
         hidden, _ = self.forward(
             Batch(nothing, nothing, nothing, nothing, nothing[:, None], nothing), nothing

@@ -4,11 +4,12 @@ Vectors are of 16 lanes throughout: LLVM makes two registers of one where the pr
 as wide. Addresses and counts are int64.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba import types
+from llvmlite import binding, ir
+from numba import cfunc, types
 from numba.core import cgutils
 
 LANES = 16
@@ -124,3 +125,36 @@ def emitted(
         return returned if result else context.get_dummy_value()
 
     return signature, generate
+
+
+def external(name: str, arguments: int, provide: Callable[[], None]) -> tuple[Any, Callable[..., Any]]:
+    """What an `@intrinsic` returns for a function of int64 arguments that is compiled apart.
+
+    Large bodies would otherwise be compiled once more within each function that calls them.
+
+    Args:
+        name: of the symbol.
+        arguments: how many it takes.
+        provide: makes the symbol known, if it is not; see `provided`. Code that was kept needs it too.
+    """
+    signature = types.void(*[types.intp] * arguments)
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        provide()
+        kind = ir.FunctionType(VOID, [I64] * arguments)
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+_provided: dict[str, Any] = {}
+
+
+def provided(name: str, entry: Callable[..., None]) -> None:
+    """Compile `entry`, of int64 arguments alone, as the symbol `name`, once in a process."""
+    if name not in _provided:
+        arguments = len(inspect.signature(entry).parameters)
+        function = cfunc(types.void(*[types.intp] * arguments), cache=True)(entry)
+        binding.add_symbol(name, function.address)
+        _provided[name] = function  # its code lives as long as it does

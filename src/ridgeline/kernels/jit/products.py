@@ -17,7 +17,22 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.ir import BYTES, F32, FLOATS, HALVES, I8, I16, I32, I64, INTS, Body, Value, constant, emitted
+from ridgeline.kernels.jit.ir import (
+    BYTES,
+    F32,
+    FLOATS,
+    HALVES,
+    I16,
+    I32,
+    I64,
+    INTS,
+    Body,
+    Value,
+    constant,
+    emitted,
+    external,
+    provided,
+)
 from ridgeline.kernels.jit.target import AVX512, AVX_VNNI, instruction_set, takes_bytes
 
 FORM_4_MINIMUM, FORM_4, FORM_8 = range(3)
@@ -85,14 +100,18 @@ class _Tile:
         loop = function.append_basic_block()
         store = function.append_basic_block()
         outputs = [
-            [entry.address(self._row(entry, arguments, "out", m), 64 * n) for n in self.tiles] for m in self.rows
+            [entry.address(self._row(entry, arguments, "out", m), 64 * n) for n in self.tiles]
+            for m in self.rows
         ]
         fresh = entry.b.icmp_signed("==", arguments["accumulate"], I64(0))
         first = [
             [entry.b.select(fresh, constant(FLOATS, 0.0), entry.load(FLOATS, place, 4)) for place in row]
             for row in outputs
         ]
-        sources = {name: [self._row(entry, arguments, name, m) for m in self.rows] for name in ("x", "scales", "sums")}
+        sources = {
+            name: [self._row(entry, arguments, name, m) for m in self.rows]
+            for name in ("x", "scales", "sums")
+        }
         entry.b.branch(loop)
         body = Body(loop)
         index = body.b.phi(I64)
@@ -120,7 +139,12 @@ class _Tile:
         return body.address(arguments[name], body.b.mul(arguments[stride], I64(row)))
 
     def _block(
-        self, body: Body, index: Value, arguments: dict[str, Value], sources: dict[str, list[Value]], totals: Any
+        self,
+        body: Body,
+        index: Value,
+        arguments: dict[str, Value],
+        sources: dict[str, list[Value]],
+        totals: Any,
     ) -> list[list[Value]]:
         """One block of 32 inputs: the new sums."""
         b = body.b
@@ -147,7 +171,12 @@ class _Tile:
         return results
 
     def _integers(
-        self, body: Body, weights: list[Value], inputs: list[Value], sources: dict[str, list[Value]], four: Value
+        self,
+        body: Body,
+        weights: list[Value],
+        inputs: list[Value],
+        sources: dict[str, list[Value]],
+        four: Value,
     ) -> list[list[Value]]:
         """Sums of the products of quants."""
         b = body.b
@@ -214,8 +243,78 @@ def _write_product(function: Any) -> None:
 
 
 @intrinsic
-def product(  # type: ignore[no-untyped-def]
-    typing, form, rows, x, x_stride, scales, sums, block_stride, weights, tile_stride, blocks, out, out_stride, accumulate
+def _product_here(
+    typing,
+    form,
+    rows,
+    x,
+    x_stride,
+    scales,
+    sums,
+    block_stride,
+    weights,
+    tile_stride,
+    blocks,
+    out,
+    out_stride,
+    accumulate,
+):
+    return emitted("ridgeline_product_here", len(_ARGUMENTS), _write_product)
+
+
+def _entry(
+    form,
+    rows,
+    x,
+    x_stride,
+    scales,
+    sums,
+    block_stride,
+    weights,
+    tile_stride,
+    blocks,
+    out,
+    out_stride,
+    accumulate,
+):
+    _product_here(
+        form,
+        rows,
+        x,
+        x_stride,
+        scales,
+        sums,
+        block_stride,
+        weights,
+        tile_stride,
+        blocks,
+        out,
+        out_stride,
+        accumulate,
+    )
+
+
+def provide_product() -> None:
+    """Compile `product`, or load what was kept of it."""
+    provided("ridgeline_product", _entry)
+
+
+@intrinsic
+def product(
+    typing,
+    form,
+    rows,
+    x,
+    x_stride,
+    scales,
+    sums,
+    block_stride,
+    weights,
+    tile_stride,
+    blocks,
+    out,
+    out_stride,
+    accumulate,
 ):
     """Multiply `rows` rows of activations with `TILES` tiles of 16 outputs.
 
@@ -232,4 +331,4 @@ def product(  # type: ignore[no-untyped-def]
         out: float32, `out_stride` from row to row.
         accumulate: 1 to add to what is in `out`, 0 to replace it.
     """
-    return emitted("ridgeline_product", len(_ARGUMENTS), _write_product)
+    return external("ridgeline_product", len(_ARGUMENTS), provide_product)
