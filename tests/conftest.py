@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from ridgeline.kernels.jit.kept import kernels_folder
+
 # Triton's kernels run in its interpreter here, GPU or not: it must be told before they are defined.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Compiled kernels are shared by all processes of a run, also those with a cache of their own.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(kernels_folder()))
 
 ALLOWED_SKIPS = ("needs_gpu", "needs_data")
 NO_SKIPS = os.environ.get("RIDGELINE_NO_SKIPS") == "1"

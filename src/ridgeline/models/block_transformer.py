@@ -1,7 +1,6 @@
 """The forward pass of the Llama family with int8 activations, as one compiled function a step."""
 
 import logging
-import time
 from dataclasses import fields
 
 import numpy as np
@@ -10,6 +9,8 @@ import torch
 
 from ridgeline.kernels.interface import Batch, Integers, KVShape
 from ridgeline.kernels.jit import attention, step
+from ridgeline.kernels.jit.attention_ir import provide_attention
+from ridgeline.kernels.jit.kept import is_kept
 from ridgeline.kernels.jit.packing import PackedMatrix
 from ridgeline.kernels.jit.products import provide_product
 from ridgeline.kernels.jit.target import instruction_set
@@ -20,7 +21,6 @@ from ridgeline.models.config import ModelConfig
 logger = logging.getLogger(__name__)
 
 BLOCK_SIZE_TOKENS = 16
-_WORTH_A_LINE_SECONDS = 2.0
 _CUT_TASKS = 4
 """For each thread: with more pairs of a token and a KV head than this nothing is gained by cutting them."""
 
@@ -115,16 +115,15 @@ class BlockTransformer:
 
     def _compile(self) -> None:
         """Compile what has not been kept, by computing nothing: it must not happen in a step."""
-        started = time.monotonic()
+        if not is_kept("forward"):
+            logger.info("compiling kernels for this processor; this once it takes some 20 seconds")
         provide_product()
+        provide_attention()
         nothing = np.zeros(0, np.int64)
         hidden, _ = self.forward(
             Batch(nothing, nothing, nothing, nothing, nothing[:, None], nothing), nothing
         )
         self.logits(hidden)
-        seconds = time.monotonic() - started
-        if seconds > _WORTH_A_LINE_SECONDS:
-            logger.info("kernels for this processor were compiled in %.0f s, and are kept", seconds)
 
     def _logits_for(self, rows: int) -> npt.NDArray[np.float32]:
         return np.empty((rows, self._weights.head.padded_rows), np.float32)

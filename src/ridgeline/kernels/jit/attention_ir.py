@@ -26,6 +26,8 @@ from ridgeline.kernels.jit.ir import (
     Value,
     constant,
     emitted,
+    external,
+    provided,
 )
 from ridgeline.kernels.jit.target import AVX512, instruction_set
 
@@ -144,7 +146,45 @@ def _products(kind: Any, shapes: list[tuple[int, int]]) -> Callable[[Any], None]
 
 
 @intrinsic
-def multiply(  # type: ignore[no-untyped-def]
+def _multiply_here(
+    typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+):
+    shapes = [(ROWS, n) for n in sorted({VECTORS, 1})]
+    return emitted("ridgeline_attention_multiply_here", len(_PRODUCT), _products(FLOATS, shapes))
+
+
+@intrinsic
+def _multiply_halves_here(
+    typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+):
+    shapes = [(m, n) for m in range(1, GROUP_ROWS + 1) for n in sorted({VECTORS, 1})]
+    return emitted("ridgeline_attention_multiply_halves_here", len(_PRODUCT), _products(HALVES, shapes))
+
+
+def _multiply_entry(
+    rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+):
+    _multiply_here(
+        rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+    )
+
+
+def _multiply_halves_entry(
+    rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+):
+    _multiply_halves_here(
+        rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+    )
+
+
+def provide_attention() -> None:
+    """Compile `multiply` and `multiply_halves`, or load what was kept of them."""
+    provided("ridgeline_attention_multiply", _multiply_entry)
+    provided("ridgeline_attention_multiply_halves", _multiply_halves_entry)
+
+
+@intrinsic
+def multiply(
     typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
 ):
     """`out = factors @ inputs`, all float32, or `out += ...`.
@@ -157,17 +197,15 @@ def multiply(  # type: ignore[no-untyped-def]
         out: [rows, vectors * 16].
         accumulate: 1 to add to what is in `out`, 0 to replace it.
     """
-    shapes = [(ROWS, n) for n in sorted({VECTORS, 1})]
-    return emitted("ridgeline_attention_multiply", len(_PRODUCT), _products(FLOATS, shapes))
+    return external("ridgeline_attention_multiply", len(_PRODUCT), provide_attention)
 
 
 @intrinsic
-def multiply_halves(  # type: ignore[no-untyped-def]
+def multiply_halves(
     typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
 ):
     """The same with float16 `inputs`, and 1 to `GROUP_ROWS` rows."""
-    shapes = [(m, n) for m in range(1, GROUP_ROWS + 1) for n in sorted({VECTORS, 1})]
-    return emitted("ridgeline_attention_multiply_halves", len(_PRODUCT), _products(HALVES, shapes))
+    return external("ridgeline_attention_multiply_halves", len(_PRODUCT), provide_attention)
 
 
 def _prefetch(function: Any) -> None:

@@ -27,8 +27,8 @@ def keep_kernels() -> None:
     """Choose the folder, unless `NUMBA_CACHE_DIR` names one; must come before what Numba is to keep."""
     if config.CACHE_DIR:
         return
-    root = _root()
-    folder = root / _state()
+    folder = kernels_folder()
+    root = folder.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _KEY_FILE).touch()
@@ -40,13 +40,19 @@ def keep_kernels() -> None:
     config.CACHE_DIR = str(folder)
 
 
-def _root() -> Path:
+def kernels_folder() -> Path:
+    """Where the kernels of these sources are kept: under `RIDGELINE_CACHE`, or the user's cache directory."""
     given = os.environ.get("RIDGELINE_CACHE")
     if not given:
         from platformdirs import user_cache_dir  # not on every machine that only computes
 
         given = user_cache_dir("ridgeline")
-    return Path(given) / "kernels"
+    return Path(given) / "kernels" / _state()
+
+
+def is_kept(function: str) -> bool:
+    """Whether something that was compiled of this function is there."""
+    return any(Path(config.CACHE_DIR).rglob(f"*{function}*.nbi"))
 
 
 def _state() -> str:
