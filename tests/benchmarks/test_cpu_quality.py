@@ -67,6 +67,16 @@ def test_each_variant_rounds_what_it_says() -> None:
     assert differences["8-bit weights alone"] < differences["Q4_0 weights alone"] / 4
 
 
+@pytest.mark.slow
+def test_compiled_kernels_lose_what_their_roundings_do() -> None:
+    files = random_model(SMALL, seed=2)
+    models = quality.variants(files)
+    models = {name: models[name] for name in ("float32", "kernels")}
+    models["compiled kernels"] = quality.compiled(files, 40)
+    found = quality.summary(quality.score(models, PROMPT, 40))
+    assert 0 < found["compiled kernels"]["divergence_nats"] < 2 * found["kernels"]["divergence_nats"]
+
+
 def test_losses_are_of_perplexity() -> None:
     """Three tokens by hand: every window's first token is not scored, nor is what follows its last."""
     likely = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.1, 0.8]]))
