@@ -64,7 +64,7 @@ def rounded_model(bench: Bench, name: str, dtype: torch.dtype) -> ModelFiles:
     return ModelFiles(
         name=name,
         config=made.config,
-        tokenizer=made.tokenizer,
+        tokenizer=lambda: made.tokenizer,
         weights=Rounded(RandomWeights(made.config, bench.seed), dtype),
         weights_bytes_on_disk=0,
         fingerprint=made.fingerprint,

@@ -133,7 +133,7 @@ def test_broken_folders_are_told(tmp_path: Path, case: str) -> None:
     write_folder(tmp_path)
     breaks(tmp_path)
     with pytest.raises(ModelError, match=reason) as error:
-        open_model(str(tmp_path))
+        assert open_model(str(tmp_path)).tokenizer
     assert str(tmp_path) in str(error.value)
     assert str(error.value).endswith(".")
 
@@ -201,7 +201,7 @@ def test_random_model_takes_the_tokenizer_beside_it(tmp_path: Path) -> None:
 
 def test_random_model_too_small_for_bytes() -> None:
     with pytest.raises(ModelError, match=f"vocab_size = 100; .* needs at least {MINIMUM_VOCAB}"):
-        random_model(CONFIG | {"vocab_size": 100})
+        assert random_model(CONFIG | {"vocab_size": 100}).tokenizer
 
 
 def test_random_model_of_a_missing_file() -> None:

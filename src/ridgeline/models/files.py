@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,13 +15,11 @@ from ridgeline.models.gguf_files import open_gguf
 from ridgeline.models.json_files import read_json
 from ridgeline.models.random_weights import RandomWeights
 from ridgeline.models.safetensors_files import SafetensorsWeights
-from ridgeline.text.byte_tokenizer import MINIMUM_VOCAB, ByteTokenizer
-from ridgeline.text.from_folder import tokenizer_from_folder
-from ridgeline.text.from_gguf import tokenizer_from_gguf
-from ridgeline.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
+
+    from ridgeline.text.tokenizer import Tokenizer
 
 
 class Weights(Protocol):
@@ -44,7 +43,8 @@ class ModelFiles:
     Attributes:
         name: what clients call it.
         config: its sizes.
-        tokenizer: text to ids and back.
+        tokenizer: text to ids and back; made when first asked for, and then ModelError is raised if
+            it cannot be, for the engines' process does without.
         weights: its tensors; `weights.raw` gives stored blocks where the file is GGUF.
         weights_bytes_on_disk: 0 for random weights.
         fingerprint: equal for equal files, cheap to make.
@@ -55,29 +55,39 @@ class ModelFiles:
         *,
         name: str,
         config: ModelConfig,
-        tokenizer: Tokenizer,
+        tokenizer: "Callable[[], Tokenizer]",
         weights: Weights,
         weights_bytes_on_disk: int,
         fingerprint: str,
         source: str,
     ) -> None:
-        """Check that the tensors are those the configuration asks for.
+        """Check that the tensors are those the configuration asks for; `tokenizer` makes it.
 
         Raises:
             ModelError: naming `source` and the first tensor at fault.
         """
         self.name = name
         self.config = config
-        self.tokenizer = tokenizer
+        self._make_tokenizer = tokenizer
+        self._source = source
         self.weights = weights
         self.weights_bytes_on_disk = weights_bytes_on_disk
         self.fingerprint = fingerprint
         _check_shapes(config, weights.shapes(), source)
-        if tokenizer.vocab_size > config.vocab:
+
+    @cached_property
+    def tokenizer(self) -> "Tokenizer":
+        """See the class."""
+        try:
+            tokenizer = self._make_tokenizer()
+        except ValueError as error:
+            raise ModelError(f"{self._source} cannot be used: {error}.") from error
+        if tokenizer.vocab_size > self.config.vocab:
             raise ModelError(
-                f"{source} has {tokenizer.vocab_size} tokens in its tokenizer but {config.vocab} rows in its "
-                "embedding table; tokenizer and weights are not of the same model."
+                f"{self._source} has {tokenizer.vocab_size} tokens in its tokenizer but {self.config.vocab} "
+                "rows in its embedding table; tokenizer and weights are not of the same model."
             )
+        return tokenizer
 
     def tensors(self, device: "torch.device | None" = None) -> "Iterator[tuple[str, torch.Tensor]]":
         """Canonical name and tensor, in the order of the layers; one at a time is in memory.
@@ -147,7 +157,7 @@ def _open_folder(folder: Path, name: str) -> ModelFiles:
     return ModelFiles(
         name=name,
         config=weights.config,
-        tokenizer=_tokenizer(folder, lambda: tokenizer_from_folder(folder)),
+        tokenizer=lambda: _tokenizer_of_folder(folder),
         weights=weights,
         weights_bytes_on_disk=weights.bytes_on_disk,
         fingerprint=weights.fingerprint,
@@ -157,10 +167,16 @@ def _open_folder(folder: Path, name: str) -> ModelFiles:
 
 def _open_gguf(path: Path, name: str) -> ModelFiles:
     weights = open_gguf(path)
+
+    def tokenizer() -> "Tokenizer":
+        from ridgeline.text.from_gguf import tokenizer_from_gguf
+
+        return tokenizer_from_gguf(weights.file.metadata)
+
     return ModelFiles(
         name=name,
         config=weights.config,
-        tokenizer=_tokenizer(path, lambda: tokenizer_from_gguf(weights.file.metadata)),
+        tokenizer=tokenizer,
         weights=weights,
         weights_bytes_on_disk=len(weights.file),
         fingerprint=weights.fingerprint(),
@@ -168,11 +184,10 @@ def _open_gguf(path: Path, name: str) -> ModelFiles:
     )
 
 
-def _tokenizer(source: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
-    try:
-        return make()
-    except ValueError as error:
-        raise ModelError(f"{source} cannot be used: {error}.") from error
+def _tokenizer_of_folder(folder: Path) -> "Tokenizer":
+    from ridgeline.text.from_folder import tokenizer_from_folder
+
+    return tokenizer_from_folder(folder)
 
 
 def random_model(
@@ -195,7 +210,7 @@ def random_model(
     return ModelFiles(
         name=name or _name_of(path),
         config=parsed,
-        tokenizer=_tokenizer_beside(path, parsed, source),
+        tokenizer=lambda: _tokenizer_beside(path, parsed, source),
         weights=RandomWeights(parsed, seed),
         weights_bytes_on_disk=0,
         fingerprint=hashlib.sha256(f"random:{seed}:{parsed}".encode()).hexdigest()[:16],
@@ -203,10 +218,12 @@ def random_model(
     )
 
 
-def _tokenizer_beside(path: Path | None, config: ModelConfig, source: str) -> Tokenizer:
+def _tokenizer_beside(path: Path | None, config: ModelConfig, source: str) -> "Tokenizer":
     """The tokenizer in the folder of the configuration, else one of bytes."""
+    from ridgeline.text.byte_tokenizer import MINIMUM_VOCAB, ByteTokenizer
+
     if path is not None and (path.parent / "tokenizer.json").is_file():
-        return _tokenizer(path.parent, lambda: tokenizer_from_folder(path.parent))
+        return _tokenizer_of_folder(path.parent)
     if config.vocab < MINIMUM_VOCAB:
         raise ModelError(
             f"{source} says vocab_size = {config.vocab}; without a tokenizer.json beside it the tokenizer "
