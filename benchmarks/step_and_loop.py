@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from ridgeline.engine.build import ModelSpec, build_replica
-from ridgeline.engine.options import EngineOptions
+from ridgeline.engine.options import EngineOptions, ModelSpec
 from ridgeline.engine.replica import Replica
+from ridgeline.engine.start import build_replica
 from ridgeline.protocol import Request, Sampling, Stopping
 from ridgeline.telemetry.meter import EngineMeter
 from ridgeline.telemetry.metrics import Metrics

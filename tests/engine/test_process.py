@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 import pytest
 from tiny_model import write_config
 
-from ridgeline.engine.build import ModelSpec, build_replica
-from ridgeline.engine.options import EngineOptions
+from ridgeline.engine.options import EngineOptions, ModelSpec
 from ridgeline.engine.process import EngineProcess
 from ridgeline.engine.replica import Replica
+from ridgeline.engine.start import build_replica
 from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Delta, Refusal, Request, Sampling, Stopping
 from ridgeline.telemetry.metrics import Metrics
@@ -119,6 +119,29 @@ def test_the_process_ends_when_the_server_is_gone(tmp_path) -> None:
     process.wait_until_loaded()
     process._pipe.close()  # as the system does when the server is killed
     assert process._process.wait(10) == 0
+
+
+def test_the_process_ends_when_the_server_goes_before_it_has_loaded(tmp_path, capfd) -> None:
+    path = write_config(tmp_path, 4096)
+    process = EngineProcess([ModelSpec(str(path), random_weights=True)], OPTIONS)
+    process._pipe.close()
+    assert process._process.wait(30) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_is_left_of_the_process_where_a_start_is_given_up(tmp_path) -> None:
+    path = write_config(tmp_path, 4096)
+    with EngineProcess([ModelSpec(str(path), random_weights=True)], OPTIONS) as process:
+        assert alive(process.pid)
+    assert not alive(process.pid)
+
+
+def test_what_took_how_long_crosses_the_border(tmp_path) -> None:
+    path = write_config(tmp_path, 4096)
+    with EngineProcess([ModelSpec(str(path), random_weights=True)], OPTIONS) as process:
+        process.wait_until_loaded()
+        assert [phase for phase, _ in process.phases] == ["program", "libraries", "open tiny", "load tiny"]
+        assert all(seconds >= 0 for _, seconds in process.phases)
 
 
 def test_a_refusal_survives_pickling() -> None:

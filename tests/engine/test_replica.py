@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from tiny_model import write_config
 
-from ridgeline.engine.build import ModelSpec, build_replica
 from ridgeline.engine.loop import Engine
-from ridgeline.engine.options import EngineOptions
+from ridgeline.engine.options import EngineOptions, ModelSpec
 from ridgeline.engine.replica import Replica
+from ridgeline.engine.start import build_replica
 from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Delta, Message, Refusal, Request, Sampling, Stopping
 from ridgeline.telemetry.metrics import Metrics

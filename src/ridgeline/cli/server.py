@@ -1,14 +1,13 @@
 """Put a replica, the API and the chat page together in one process, and run it."""
 
-import importlib
+import gc
 import logging
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +21,15 @@ from ridgeline.cli.errors import CommandFailed
 from ridgeline.cli.listen import address_of, bind, listen_failure
 from ridgeline.cli.logs import set_up_logging
 from ridgeline.cli.startup import Startup
-from ridgeline.engine.options import EngineOptions
+from ridgeline.engine.options import SIMULATED, EngineOptions, ModelSpec
+from ridgeline.engine.process import EngineProcess
 from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Request, Sampling, Stopping
 from ridgeline.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from ridgeline.engine.build import ModelSpec
+    from fastapi import FastAPI
+
     from ridgeline.engine.replica import Replica
 
 logger = logging.getLogger(__name__)
@@ -80,9 +81,7 @@ def _told_plainly() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _specs(serving: Serving) -> "list[ModelSpec]":
-    from ridgeline.engine.build import ModelSpec
-
+def _specs(serving: Serving) -> list[ModelSpec]:
     specs = []
     for text in serving.models:
         name, equals, source = text.partition("=")
@@ -93,9 +92,13 @@ def _specs(serving: Serving) -> "list[ModelSpec]":
 
 def _fetch_missing(models: tuple[str, ...]) -> None:
     from ridgeline.models.catalogue import list_models
+    from ridgeline.models.hub import PREFIX
 
     absent = {state.entry.name for state in list_models() if not state.downloaded}
-    missing = [source for source in (text.rpartition("=")[2] for text in models) if source in absent]
+    sources = [text.rpartition("=")[2] for text in models]
+    # Those of the hub also when they are here, for there may be newer ones: the two processes that
+    # open them would otherwise fetch them both.
+    missing = [source for source in sources if source in absent or source.startswith(PREFIX)]
     if missing:
         from ridgeline.cli.pull import pull_all
 
@@ -103,42 +106,54 @@ def _fetch_missing(models: tuple[str, ...]) -> None:
 
 
 def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: Startup) -> None:
-    import asyncio
+    gc.disable()  # what is imported and built now stays: looking through it for garbage is in vain
+    specs = _specs(serving)
+    with ExitStack() as stack:
+        process = None
+        if not serving.engine.device.startswith(SIMULATED):
+            # It imports and loads while this process does the same for itself.
+            process = stack.enter_context(EngineProcess(specs, serving.engine))
+        import asyncio
 
-    import uvloop
+        import uvloop
 
-    from ridgeline.engine.build import build_replica
-    from ridgeline.telemetry.metrics import Metrics
+        from ridgeline.api.app import create_app
+        from ridgeline.engine.start import build_replica
+        from ridgeline.store.database import prepare
+        from ridgeline.store.store import Store
+        from ridgeline.telemetry.metrics import Metrics
+        from ridgeline.web.app import mount
 
-    startup.lap("imports")
-    metrics = Metrics()
-    # While the engines' process unpacks weights there is time to import the whole server.
-    with ThreadPoolExecutor(1, "imports") as background:
-        server_imports = background.submit(_import_server)
-        replica = build_replica(_specs(serving), serving.engine, metrics, startup.add)
-        server_imports.result()
-    startup.lap("rest of imports")
+        startup.lap("imports")
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        database = data_dir / DATABASE
+        runner.run(prepare(database))
+        startup.lap("database")
+        metrics = Metrics()
+        replica = build_replica(specs, serving.engine, metrics, process, startup.add)
+        app = create_app(replica, serving.api, metrics)
+        mount(app, backend=replica, store=Store(database))
+        startup.lap("app")
+        startup.beside("engines' process", process.phases if process else ())
+        runner.run(_answer(serving, listener, replica, app, startup))
+    typer.echo("Ended.", err=True)
 
-    from ridgeline.api.app import create_app
+
+async def _answer(
+    serving: Serving, listener: socket.socket, replica: "Replica", app: "FastAPI", startup: Startup
+) -> None:
+    """Answer until the server is told to end."""
     from ridgeline.cli.http_server import DrainingServer
-    from ridgeline.store.database import prepare
-    from ridgeline.store.store import Store
-    from ridgeline.web.app import mount
-
-    app = create_app(replica, serving.api, metrics)
-    database = data_dir / DATABASE
-    mount(app, backend=replica, store=Store(database))
-    startup.lap("app")
 
     async def before() -> None:
-        await prepare(database)
-        startup.lap("database")
         await replica.start()
         await _first_tokens(replica)
         startup.lap("first token")
 
     def ready() -> None:
         startup.lap("listening")
+        gc.freeze()
+        gc.enable()
         logger.debug("start: %s", startup.breakdown())
         _announce(
             serving, [model.name for model in replica.models()], address_of(listener), startup.seconds()
@@ -153,23 +168,12 @@ def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: S
         ready=ready,
         say=lambda text: typer.echo(text, err=True),
     )
-
-    async def main() -> None:
-        try:
-            await server.serve(sockets=[listener])
-        except OSError as error:
-            raise listen_failure(error, serving.api.host, serving.port) from error
-        finally:
-            await replica.close()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
-    typer.echo("Ended.", err=True)
-
-
-def _import_server() -> None:
-    for name in ("api.app", "cli.http_server", "store.store", "web.app"):
-        importlib.import_module(f"ridgeline.{name}")
+    try:
+        await server.serve(sockets=[listener])
+    except OSError as error:
+        raise listen_failure(error, serving.api.host, serving.port) from error
+    finally:
+        await replica.close()
 
 
 async def _first_tokens(replica: "Replica") -> None:

@@ -1,5 +1,6 @@
-"""From the names of models and the operator's options to a replica ready to start."""
+"""From the names of models and the operator's options to engines with their weights."""
 
+import importlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -8,42 +9,18 @@ from dataclasses import dataclass
 from ridgeline.engine.core.limits import Limits
 from ridgeline.engine.core.plan import Executor, Geometry
 from ridgeline.engine.core.scheduler import Scheduler
-from ridgeline.engine.loop import Engine, EngineThread
+from ridgeline.engine.loop import Engine
 from ridgeline.engine.meter import CostModel, Meter, StepMeter
-from ridgeline.engine.options import EngineOptions, cuda_index
-from ridgeline.engine.replica import Replica
-from ridgeline.engine.served import ServedModel
+from ridgeline.engine.options import SIMULATED, EngineOptions, ModelSpec, cuda_index
 from ridgeline.models.errors import ModelError
-from ridgeline.models.files import ModelFiles, open_model, random_model
-from ridgeline.protocol import ModelInfo
+from ridgeline.models.files import ModelFiles
 from ridgeline.roofline import Hardware, find_hardware
 from ridgeline.roofline.detect import is_estimate
-from ridgeline.telemetry.meter import EngineMeter
-from ridgeline.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-SIMULATED = "simulated:"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A model to serve.
-
-    Attributes:
-        source: alias of the catalogue, path, `hf:org/name`; with `random_weights` the path of a
-            config.json.
-        name: what clients call it; None takes the model's own.
-        random_weights: make weights up instead of reading them.
-    """
-
-    source: str
-    name: str | None = None
-    random_weights: bool = False
-
-    def open(self) -> ModelFiles:
-        """Open the files; raises ModelError in one sentence."""
-        return random_model(self.source) if self.random_weights else open_model(self.source)
+OnPhase = Callable[[str, float], None]
+"""Is told the name of a phase of starting, and the seconds that it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,46 +31,18 @@ class Loaded:
     geometry: Geometry
     dtype: str
     kernels: str
-    open_seconds: float
-    load_seconds: float
-
-
-def build_replica(
-    specs: Sequence[ModelSpec],
-    options: EngineOptions,
-    metrics: Metrics,
-    on_phase: Callable[[str, float], None] = lambda phase, seconds: None,
-) -> Replica:
-    """Load all models. `on_phase(name, seconds)` is told what took how long.
-
-    Engines that compute get a process of their own, simulated ones a thread each.
-
-    Raises:
-        ModelError: a model cannot be served as asked, with the reason and a way out.
-    """
-    if options.device.startswith(SIMULATED):
-        engines = build_engines(specs, options, lambda name, geometry: _meter(metrics, name, geometry))
-        threads = [EngineThread([engine]) for engine, _ in engines]
-        loaded = [entry for _, entry in engines]
-        return Replica(_served(specs, loaded, metrics, on_phase), threads)
-    from ridgeline.engine.process import EngineProcess
-
-    process = EngineProcess(specs, options)
-    try:
-        loaded = process.wait_until_loaded()
-        served = _served(specs, loaded, metrics, on_phase)
-    except BaseException:
-        process.stop()
-        raise
-    process.report_to({model.info.name: model.meter for model in served})
-    return Replica(served, [process])
 
 
 def build_engines(
-    specs: Sequence[ModelSpec], options: EngineOptions, meter_of: Callable[[str, Geometry], Meter]
+    specs: Sequence[ModelSpec],
+    options: EngineOptions,
+    meter_of: Callable[[str, Geometry], Meter],
+    on_phase: OnPhase = lambda phase, seconds: None,
 ) -> list[tuple[Engine, Loaded]]:
     """Engines with their weights, in this process; raises ModelError."""
-    _check_device(options.device)
+    started = time.monotonic()
+    _require_device(options.device)
+    on_phase("libraries", time.monotonic() - started)
     engines: list[tuple[Engine, Loaded]] = []
     for spec in specs:
         started = time.monotonic()
@@ -107,63 +56,22 @@ def build_engines(
         scheduler = Scheduler(executor.geometry, limits)
         meter = StepMeter(cost_model, meter_of(name, executor.geometry))
         engine = Engine(name, scheduler, executor, meter)
-        loaded = Loaded(
-            name,
-            executor.geometry,
-            executor.dtype,
-            executor.kernels,
-            open_seconds=opened - started,
-            load_seconds=time.monotonic() - opened,
-        )
-        engines.append((engine, loaded))
+        engines.append((engine, Loaded(name, executor.geometry, executor.dtype, executor.kernels)))
+        on_phase(f"open {name}", opened - started)
+        on_phase(f"load {name}", time.monotonic() - opened)
     return engines
 
 
-def _served(
-    specs: Sequence[ModelSpec],
-    loaded: Sequence[Loaded],
-    metrics: Metrics,
-    on_phase: Callable[[str, float], None],
-) -> list[ServedModel]:
-    """Tokenizers and descriptions; the files are opened a second time, which reads no weights."""
-    served = []
-    for spec, entry in zip(specs, loaded, strict=True):
-        started = time.monotonic()
-        files = spec.open()
-        on_phase(f"open {entry.name}", entry.open_seconds)
-        on_phase(f"load {entry.name}", entry.load_seconds)
-        on_phase(f"tokenizer {entry.name}", time.monotonic() - started)
-        meter = _meter(metrics, entry.name, entry.geometry)
-        meter.computes(entry.dtype, entry.kernels)
-        logger.info("%s computes in %s with %s", entry.name, entry.dtype, entry.kernels)
-        served.append(ServedModel(_info(entry, files), files.tokenizer, meter))
-    return served
-
-
-def _meter(metrics: Metrics, name: str, geometry: Geometry) -> EngineMeter:
-    return metrics.engine(name, block_size_tokens=geometry.block_size_tokens, blocks_total=geometry.blocks)
-
-
-def _info(loaded: Loaded, files: ModelFiles) -> ModelInfo:
-    return ModelInfo(
-        name=loaded.name,
-        created=int(time.time()),
-        max_context_tokens=loaded.geometry.longest_sequence_tokens,
-        vocab_size=files.config.vocab,
-        parameters=files.config.shape().parameters(),
-        aliases=(files.name,) if files.name != loaded.name else (),
-        has_chat_template=files.tokenizer.has_chat_template,
-    )
-
-
-def _check_device(device: str) -> None:
-    """Before anything is read; raises ModelError."""
+def _require_device(device: str) -> None:
+    """Import what computes on the device, if it is there; before anything is read. Raises ModelError."""
     index = cuda_index(device)
     if index is not None:
         from ridgeline.engine.executors.presence import require_cuda
 
         require_cuda(index)
-    elif device != "cpu" and not device.startswith(SIMULATED):
+    elif device == "cpu":
+        importlib.import_module("ridgeline.engine.executors.cpu")
+    elif not device.startswith(SIMULATED):
         raise ModelError(f"device {device!r} is unknown; there are cpu, cuda, cuda:N and simulated:NAME")
 
 

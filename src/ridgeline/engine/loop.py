@@ -11,13 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from ridgeline.engine.core.messages import Cancel, Output, Submit
 from ridgeline.engine.core.plan import DeviceLostError, Executor, Handle
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.meter import StepMeter
+from ridgeline.engine.runner import Envelope, Report
 from ridgeline.protocol import ModelStatus, Refusal
 
 logger = logging.getLogger(__name__)
@@ -117,50 +116,6 @@ class Engine:
             estimated_wait_seconds=scheduler.estimated_wait_seconds(now),
             fingerprint=self.executor.fingerprint,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A message and the name of the model it is for."""
-
-    model: str
-    message: Submit | Cancel
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one turn of the loop hands out: outputs, a status when a fresh one is due.
-
-    `failure` says that the thread has ended for a reason that is a bug of ours; no report follows.
-    """
-
-    model: str
-    outputs: list[Output]
-    status: ModelStatus | None
-    failure: str | None = None
-
-
-class Runner(Protocol):
-    """Something that runs engines: a thread of this process, or a process of its own."""
-
-    names: tuple[str, ...]
-    """Models it runs."""
-
-    def start(self, deliver: Callable[[Report], None]) -> None:
-        """Begin. `deliver` is called in a thread of the runner's and must not block."""
-        ...
-
-    def send(self, model: str, message: Submit | Cancel) -> None:
-        """Put a message into the inbox; from any thread."""
-        ...
-
-    def stop(self) -> None:
-        """End after the step in progress; sequences that still run get no further output."""
-        ...
-
-    def join(self) -> None:
-        """Wait for the end."""
-        ...
 
 
 class EngineThread:

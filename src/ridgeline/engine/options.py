@@ -2,6 +2,12 @@
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ridgeline.models.files import ModelFiles
+
+SIMULATED = "simulated:"
 
 _CUDA = re.compile(r"cuda(?::(\d+))?")
 
@@ -10,6 +16,28 @@ def cuda_index(device: str) -> int | None:
     """Which GPU `cuda` or `cuda:N` names; None for other kinds of device."""
     found = _CUDA.fullmatch(device)
     return int(found[1] or 0) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model to serve.
+
+    Attributes:
+        source: alias of the catalogue, path, `hf:org/name`; with `random_weights` the path of a
+            config.json.
+        name: what clients call it; None takes the model's own.
+        random_weights: make weights up instead of reading them.
+    """
+
+    source: str
+    name: str | None = None
+    random_weights: bool = False
+
+    def open(self) -> "ModelFiles":
+        """Open the files; raises ModelError in one sentence."""
+        from ridgeline.models.files import open_model, random_model
+
+        return random_model(self.source) if self.random_weights else open_model(self.source)
 
 
 @dataclass(frozen=True, slots=True)

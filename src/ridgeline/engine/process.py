@@ -17,19 +17,20 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from ridgeline.engine.core.messages import Cancel, Submit
-from ridgeline.engine.loop import Envelope, Report
-from ridgeline.engine.options import EngineOptions
+from ridgeline.engine.options import EngineOptions, ModelSpec
+from ridgeline.engine.runner import Envelope, Report
 from ridgeline.models.errors import ModelError
-from ridgeline.telemetry.meter import EngineMeter
 
-if TYPE_CHECKING:
-    from ridgeline.engine.build import Loaded, ModelSpec
+if TYPE_CHECKING:  # what is imported here keeps the process from being started
+    from ridgeline.engine.build import Loaded
+    from ridgeline.engine.core.messages import Cancel, Submit
+    from ridgeline.telemetry.meter import EngineMeter
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,17 @@ class MeterCall:
 
 
 class EngineProcess:
-    """Implements `Runner` with a child process; loading begins at once."""
+    """Implements `Runner` with a child process; loading begins at once.
 
-    def __init__(self, specs: "Sequence[ModelSpec]", options: EngineOptions) -> None:
+    As a context manager it sees to it that the process is gone at the end.
+
+    Attributes:
+        names: models it runs, once they are loaded.
+        phases: what took how many seconds until they were.
+    """
+
+    def __init__(self, specs: Sequence[ModelSpec], options: EngineOptions) -> None:
+        started = time.monotonic()
         ours, theirs = socket.socketpair()
         # Not forked: torch's threads and ours do not survive it. Only this one descriptor is
         # inherited, so that a server killed outright leaves its port free.
@@ -62,7 +71,14 @@ class EngineProcess:
         self._meters: Mapping[str, EngineMeter] = {}
         self._stopped = False
         self.names: tuple[str, ...] = ()
-        self._pipe.send((tuple(specs), options, logging.getLogger().getEffectiveLevel()))
+        self.phases: Sequence[tuple[str, float]] = ()
+        self._pipe.send((tuple(specs), options, logging.getLogger().getEffectiveLevel(), started))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def wait_until_loaded(self) -> "list[Loaded]":
         """What was loaded, one entry a model.
@@ -80,10 +96,11 @@ class EngineProcess:
             ) from None
         if isinstance(loaded, Exception):
             raise loaded
+        self.phases, loaded = loaded
         self.names = tuple(entry.name for entry in loaded)
         return list(loaded)
 
-    def report_to(self, meters: Mapping[str, EngineMeter]) -> None:
+    def report_to(self, meters: "Mapping[str, EngineMeter]") -> None:
         """Where the engines' measurements go, by model."""
         self._meters = meters
 
@@ -91,7 +108,7 @@ class EngineProcess:
         """See `Runner.start`."""
         threading.Thread(target=self._read, args=(deliver,), name="ridgeline-reports", daemon=True).start()
 
-    def send(self, model: str, message: Submit | Cancel) -> None:
+    def send(self, model: str, message: "Submit | Cancel") -> None:
         """See `Runner.send`."""
         self._put(Envelope(model, message))
 
@@ -106,8 +123,13 @@ class EngineProcess:
             self._process.wait(JOIN_SECONDS)
         except subprocess.TimeoutExpired:
             logger.warning("the engines' process did not end in %.0f s and is killed", JOIN_SECONDS)
-            self._process.kill()
-            self._process.wait()
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing, unless it has ended."""
+        self._stopped = True
+        self._process.kill()
+        self._process.wait()
 
     @property
     def pid(self) -> int:

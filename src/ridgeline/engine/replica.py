@@ -13,8 +13,8 @@ from typing import Literal
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.core.messages import Cancel, Output, Submit
 from ridgeline.engine.intake import check_ids, encode, prompt_of, sequences_of
-from ridgeline.engine.loop import Report, Runner
 from ridgeline.engine.recorder import RequestRecorder
+from ridgeline.engine.runner import Report, Runner
 from ridgeline.engine.served import ServedModel
 from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status
 

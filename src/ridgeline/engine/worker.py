@@ -1,17 +1,20 @@
 """The engines' process: `python -m ridgeline.engine.worker DESCRIPTOR`, started by `EngineProcess`."""
 
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
 from ridgeline.engine.build import build_engines
 from ridgeline.engine.core.plan import Geometry
-from ridgeline.engine.loop import EngineThread, Envelope, Report
+from ridgeline.engine.loop import EngineThread
 from ridgeline.engine.process import MeterCall
+from ridgeline.engine.runner import Envelope, Report
 
 
 class MeterMessenger:
@@ -35,7 +38,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe = Connection(int(sys.argv[1]))
-    specs, options, level = pipe.recv()
+    specs, options, level, started = pipe.recv()
+    phases: list[tuple[str, float]] = []
+
+    def on_phase(phase: str, seconds: float) -> None:
+        phases.append((phase, seconds))
+
+    on_phase("program", time.monotonic() - started)
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
     calls: list[MeterCall] = []
 
@@ -43,21 +52,31 @@ def main() -> None:
         del geometry
         return MeterMessenger(name, calls)
 
+    gc.disable()  # nothing of what follows is garbage, but there is enough of it to look through often
     try:
-        engines = build_engines(specs, options, meter_of)
+        engines = build_engines(specs, options, meter_of, on_phase)
     except Exception as error:
-        pipe.send(error)
+        _tell(pipe, error)
         return
+    gc.freeze()
+    gc.enable()
     thread = EngineThread([engine for engine, _ in engines])
-    pipe.send([loaded for _, loaded in engines])
+    _tell(pipe, (phases, [loaded for _, loaded in engines]))
 
     def deliver(report: Report) -> None:
-        pipe.send((report, tuple(calls)))
+        _tell(pipe, (report, tuple(calls)))
         calls.clear()
 
     thread.start(deliver)
     _listen(pipe, thread)
     thread.join()
+
+
+def _tell(pipe: Connection, message: object) -> None:
+    try:
+        pipe.send(message)
+    except OSError:
+        os._exit(0)  # the server is gone, and nobody else waits for anything
 
 
 def _listen(pipe: Connection, thread: EngineThread) -> None:
