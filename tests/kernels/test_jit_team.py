@@ -163,9 +163,13 @@ def test_closing_ends_the_threads(threads: int) -> None:
     team = Team(threads, 1)
     own = compute_threads() - before
     assert len(own) == threads - 1
-    team.run(_failing(()), False, [])
+    function, seen = _failing(()), []
+    team.run(function, False, seen)
+    team.run(function, False, seen)
+    seen.clear()
     team.close()
     team.close()
     for thread in own:
         thread.join(60)
         assert not thread.is_alive()
+    assert not seen
