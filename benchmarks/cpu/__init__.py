@@ -1,0 +1,1 @@
+"""Ridgeline and its peers in turns on the same cores."""

@@ -1,0 +1,150 @@
+"""What the cores can do at most: reading memory, int8 products, float32 arithmetic.
+
+Measured with as many threads as the contenders have, in the loops that reach most: sums over more than
+the caches hold, and chains of products and sums whose operands stay in registers. A product is of
+the kind that Ridgeline's kernels take on this processor (VNNI where there is any).
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numba.extending import intrinsic
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from cpu.answering import answer_requests
+from ridgeline.kernels.jit import products
+from ridgeline.kernels.jit.ir import BYTES, FLOATS, I32, I64, INTS, LANES, Body, constant, emitted
+
+CHAINS = 12
+"""Independent sums: more than latency times throughput of any processor at hand."""
+
+READ_BYTES = 1 << 29
+ROUNDS = 8_000_000
+"""Of all chains; some 15 ms. Below 2^23, see `_vectors`."""
+
+TRIES = 5
+
+Step = Callable[[Body, Any, Any, Any], Any]
+
+
+def _loop(kind: Any, operand: Any, step: Step) -> Callable[[Any], None]:
+    """Writes ROUNDS of `sum = step(sum, a, b)` for each of CHAINS sums of `kind`.
+
+    The function's argument is the address of CHAINS + 1 vectors, from which the operands come and
+    where the sums go. One operand changes in every round: nothing can be taken out of the loop.
+    """
+
+    def write(function: Any) -> None:
+        (memory,) = function.args
+        entry, again, end = (function.append_basic_block(name) for name in ("entry", "again", "end"))
+        first = Body(entry)
+        shared = first.load(INTS, first.address(memory, 64 * CHAINS))
+        first.b.branch(again)
+        body = Body(again)
+        index = body.b.phi(I64)
+        index.add_incoming(I64(0), entry)
+        sums = [body.b.phi(kind) for _ in range(CHAINS)]
+        changing = body.b.xor(shared, body.splat(body.b.trunc(index, I32), INTS))
+        changing = body.b.bitcast(changing, operand)
+        after = []
+        for chain, total in enumerate(sums):
+            total.add_incoming(constant(kind, 0), entry)
+            own = body.load(operand, body.address(memory, 64 * chain))
+            after.append(step(body, total, own, changing))
+            total.add_incoming(after[-1], again)
+        following = body.b.add(index, I64(1))
+        index.add_incoming(following, again)
+        body.b.cbranch(body.b.icmp_signed("<", following, I64(ROUNDS)), again, end)
+        last = Body(end)
+        for chain, total in enumerate(after):
+            last.store(total, last.address(memory, 64 * chain))
+        last.b.ret_void()
+
+    return write
+
+
+def _product(body: Body, total: Any, own: Any, changing: Any) -> Any:
+    return products._dot(body, total, own, changing, False)
+
+
+def _fma(body: Body, total: Any, own: Any, changing: Any) -> Any:
+    return body.fma(own, changing, total)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _products(context: Any, memory: Any) -> Any:
+    return emitted("ceiling_products", 1, _loop(INTS, BYTES, _product))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _sums(context: Any, memory: Any) -> Any:
+    return emitted("ceiling_sums", 1, _loop(FLOATS, FLOATS, _fma))
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def multiply_bytes(memory: Any) -> None:
+    """ROUNDS * CHAINS * 16 * 4 products of bytes, each added to a sum."""
+    _products(memory.ctypes.data)
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def multiply_floats(memory: Any) -> None:
+    """ROUNDS * CHAINS * 16 products of float32, each added to a sum."""
+    _sums(memory.ctypes.data)
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def read(memory: Any) -> int:
+    """The sum of all of an array of int64."""
+    total = 0
+    for i in range(memory.size):
+        total += memory[i]
+    return total
+
+
+def _best_seconds(pool: ThreadPoolExecutor, work: Callable[[Any], Any], parts: list[Any]) -> float:
+    """Of all threads together, each on its own part."""
+    times = []
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        list(pool.map(work, parts))
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _vectors() -> Any:
+    """Operands. The shared one is 1.0, of which a round changes the fraction: no float is denormal."""
+    memory = np.zeros(16 * (CHAINS + 1), np.int32)
+    memory[-16:] = 0x3F800000
+    return memory
+
+
+def measure(threads: int) -> dict[str, float]:
+    """Bytes read, operations on int8 and on float32 per second; a product with its sum is two."""
+    vectors = [_vectors() for _ in range(threads)]
+    memory = np.ones((threads, READ_BYTES // 8 // threads), np.int64)
+    work = 2 * ROUNDS * CHAINS * LANES * threads
+    with ThreadPoolExecutor(threads) as pool:
+        for function, part in (
+            (read, memory[0]),
+            (multiply_bytes, vectors[0]),
+            (multiply_floats, vectors[0]),
+        ):
+            function(part)  # compiles
+        return {
+            "read_bytes_per_second": READ_BYTES / _best_seconds(pool, read, list(memory)),
+            "int8_operations_per_second": 4 * work / _best_seconds(pool, multiply_bytes, vectors),
+            "float32_operations_per_second": work / _best_seconds(pool, multiply_floats, vectors),
+        }
+
+
+if __name__ == "__main__":
+    answer_requests({}, lambda asked: measure(asked["threads"]))
