@@ -233,19 +233,21 @@ relatively, found by Lawson's iteration."""
 def _exp_of_negative(body: Body, x: Value) -> Value:
     """e to the power of each lane, none above 0: within 5e-7 of it from -20 on, else 2e-6; 0 below -87.
 
-    2^n by the exponent's bits, n the nearest integer to x / ln 2, times the polynomial.
+    It is nan of nan. 2^n by the exponent's bits, n the nearest integer to x / ln 2, times the polynomial.
     """
     b = body.b
     per_ln2 = constant(FLOATS, 1.4426950408889634)
-    # Added and taken away again, this rounds to an integer, and leaves it in the lowest bits.
-    rounder = constant(FLOATS, 1.5 * 2**23)
+    # Added and taken away again, this rounds to an integer, and leaves it in the lowest bits, where 127
+    # more make it the exponent of a float.
+    rounder = constant(FLOATS, 1.5 * 2**23 + 127)
     shifted = body.fma(x, per_ln2, rounder)
     fraction = body.fma(x, per_ln2, b.fsub(rounder, shifted))
     power = constant(FLOATS, _POWER_OF_TWO[0])
     for coefficient in _POWER_OF_TWO[1:]:
         power = body.fma(power, fraction, constant(FLOATS, coefficient))
-    exponent = b.shl(b.bitcast(shifted, INTS), constant(INTS, 23))
-    result = b.bitcast(b.add(b.bitcast(power, INTS), exponent), FLOATS)
+    whole = b.bitcast(b.shl(b.bitcast(shifted, INTS), constant(INTS, 23)), FLOATS)
+    # Multiplied as floats, because adding to the exponent's bits could make a number of nan.
+    result = b.fmul(power, whole)
     return b.select(b.fcmp_ordered("<", x, constant(FLOATS, -87.0)), constant(FLOATS, 0.0), result)
 
 
