@@ -13,6 +13,7 @@ from ridgeline.kernels.jit.attention_ir import provide_attention
 from ridgeline.kernels.jit.kept import is_kept
 from ridgeline.kernels.jit.packing import PackedMatrix
 from ridgeline.kernels.jit.products import provide_product
+from ridgeline.kernels.jit.splitting import measure_splits
 from ridgeline.kernels.jit.target import instruction_set
 from ridgeline.kernels.jit.team import Team
 from ridgeline.models.block_weights import BlockLayer, BlockWeights
@@ -71,6 +72,7 @@ class BlockTransformer:
             config.rms_norm_eps,
             _rotations(config.rope_inverse_frequencies(), max_positions),
             self._pool,
+            measure_splits(),
         )
         self._work = self._work_for(0)
         self._compile()

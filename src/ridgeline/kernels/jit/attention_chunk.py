@@ -7,29 +7,21 @@ time, and the query heads of all its tokens are rows of products with them.
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
-from ridgeline.kernels.jit.attention_ir import ROWS, multiply, widen
-from ridgeline.kernels.jit.attention_state import (
-    LINE_BYTES,
-    absorb_row,
-    aligned,
-    begin,
-    finish,
-    state_bytes,
-    tile_vectors,
-)
+from ridgeline.kernels.jit.attention_ir import divide
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, LOWEST
+from ridgeline.kernels.jit.attention_moving import widen
+from ridgeline.kernels.jit.attention_rows import ROWS, SPAN, SPAN_VECTORS
+from ridgeline.kernels.jit.attention_span import attend_span
+from ridgeline.kernels.jit.attention_state import aligned
 from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
 
-_SPAN_BLOCKS = 4
-_SPAN_TOKENS = _SPAN_BLOCKS * BLOCK_TOKENS
-"""Positions turned into float32 at a time: with heads of 64 they leave room in the first cache."""
-
-_SPAN_BYTES = 4 * _SPAN_TOKENS
+_SPAN_BYTES = 4 * SPAN
 
 
 @njit(error_model="numpy")
 def tile_tokens(group: int) -> int:
     """Tokens of a query tile: with their query heads, some 100 rows that share each span of K and V."""
-    return max(16, min(64, 96 // group))
+    return max(16, min(96, 288 // group))
 
 
 @njit(error_model="numpy")
@@ -39,37 +31,31 @@ def query_tiles(tokens: int, group: int) -> int:
 
 
 @njit(error_model="numpy")
-def _rows(group: int) -> int:
-    """Of a tile, those that fill up its last product among them."""
-    return -(-tile_tokens(group) * group // ROWS) * ROWS
+def _row_blocks(group: int) -> int:
+    """Of `ROWS` rows, in a tile; the last one may have rows that only fill it up."""
+    return -(-tile_tokens(group) * group // ROWS)
 
 
 @njit(error_model="numpy")
 def chunk_scratch_bytes(group: int, head_dim: int) -> int:
     """Of the scratch that `attend_chunk` needs."""
-    rows = _rows(group)
-    return (
-        LINE_BYTES
-        + state_bytes(rows, head_dim)
-        + 4 * rows * head_dim
-        + 2 * _SPAN_BYTES * head_dim
-        + ROWS * _SPAN_BYTES
-    )
+    row_bytes = 8 * head_dim + LINE_BYTES
+    span_bytes = 2 * _SPAN_BYTES * head_dim + ROWS * _SPAN_BYTES
+    return _row_blocks(group) * (ROWS * row_bytes + LINE_BYTES) + span_bytes + 2 * LINE_BYTES
 
 
 @njit(error_model="numpy")
-def _copy_queries(qkv, first, count, column, width, rows, head_dim, queries):  # type: ignore[no-untyped-def]
-    """`width` elements of each token, one after the other; zeros to the end of the rows."""
-    target = floats_at(queries, rows * head_dim)
+def _copy_queries(qkv, first, count, column, width, queries):
+    """`width` elements of each token, one after the other."""
     for i in range(count):
         source = floats_at(qkv.ctypes.data + (first + i) * qkv.strides[0] + 4 * column, width)
+        target = floats_at(queries + 4 * width * i, width)
         for j in range(width):
-            target[i * width + j] = source[j]
-    target[count * width :] = 0
+            target[j] = source[j]
 
 
 @njit(error_model="numpy")
-def _widen_span(pool, layer, kv_head, table, block, blocks, keys, values, head_dim):  # type: ignore[no-untyped-def]
+def _widen_span(pool, layer, kv_head, table, block, blocks, keys, values, head_dim):
     """Some blocks as float32: `keys` [head_dim, span], `values` [span, head_dim]."""
     base = pool.ctypes.data + layer * pool.strides[1] + kv_head * pool.strides[3]
     for i in range(blocks):
@@ -78,34 +64,8 @@ def _widen_span(pool, layer, kv_head, table, block, blocks, keys, values, head_d
         widen(place + pool.strides[2], head_dim, values + LINE_BYTES * head_dim * i, LINE_BYTES)
 
 
-@njit(error_model="numpy")
-def _score_rows(queries, keys, scores, vectors, head_dim):  # type: ignore[no-untyped-def]
-    column = 0
-    while column < vectors:
-        part = tile_vectors(_SPAN_BLOCKS - column)
-        at = LINE_BYTES * column
-        multiply(
-            ROWS, part, queries, 4 * head_dim, keys + at, _SPAN_BYTES, head_dim, scores + at, _SPAN_BYTES, 0
-        )
-        column += part
-
-
-@njit(error_model="numpy")
-def _add_values(weights, values, tokens, out, head_dim):  # type: ignore[no-untyped-def]
-    column = 0
-    while column < head_dim:
-        part = tile_vectors((head_dim - column) // 16)
-        at = 4 * column
-        multiply(
-            ROWS, part, weights, _SPAN_BYTES, values + at, 4 * head_dim, tokens, out + at, 4 * head_dim, 1
-        )
-        column += 16 * part
-
-
 @njit(nogil=True, error_model="numpy")
-def attend_chunk(  # type: ignore[no-untyped-def]
-    tile, kv_head, first, tokens, start, qkv, pool, layer, table, window, out, scratch
-):
+def attend_chunk(tile, kv_head, first, tokens, start, qkv, pool, layer, table, window, out, scratch):
     """Attention of one query tile of a chunk with the query heads of one KV head.
 
     Args:
@@ -125,47 +85,30 @@ def attend_chunk(  # type: ignore[no-untyped-def]
     kv_heads, head_dim = pool.shape[3], pool.shape[4] // BLOCK_TOKENS
     group = (qkv.shape[1] // head_dim - 2 * kv_heads) // kv_heads
     column, width = kv_head * group * head_dim, group * head_dim
-    rows = _rows(group)
-    state = aligned(scratch)
-    queries = state + state_bytes(rows, head_dim)
-    keys = queries + 4 * rows * head_dim
+    row_blocks = _row_blocks(group)
+    attended = aligned(scratch)
+    sums = attended + 4 * row_blocks * ROWS * head_dim
+    largest = sums + LINE_BYTES * row_blocks * ROWS
+    queries = largest + LINE_BYTES * row_blocks
+    keys = queries + 4 * row_blocks * ROWS * head_dim
     values = keys + _SPAN_BYTES * head_dim
     scores = values + _SPAN_BYTES * head_dim
     skipped = tile * tile_tokens(group)
     count = min(tile_tokens(group), tokens - skipped)
-    _copy_queries(qkv, first + skipped, count, column, width, rows, head_dim, queries)
-    begin(state, rows, head_dim)
+    _copy_queries(qkv, first + skipped, count, column, width, queries)
+    floats_at(attended, row_blocks * ROWS * (head_dim + 16))[:] = 0
+    floats_at(largest, row_blocks * 16)[:] = LOWEST
     position, end = start + skipped, start + skipped + count
-    low = max(0, position - window + 1) if window > 0 else 0
-    block = low // BLOCK_TOKENS
+    block = max(0, position - window + 1) // BLOCK_TOKENS if window > 0 else 0
     while block * BLOCK_TOKENS < end:
-        blocks = min(_SPAN_BLOCKS, -(-end // BLOCK_TOKENS) - block)
+        blocks = min(SPAN_VECTORS, -(-end // BLOCK_TOKENS) - block)
         _widen_span(pool, layer, kv_head, table, block, blocks, keys, values, head_dim)
-        span = block * BLOCK_TOKENS
-        row = 0
-        while row < count * group:
-            # A row that only fills up the product is taken for one of the last token.
-            earliest = position + row // group
-            latest = position + min(row + ROWS - 1, count * group - 1) // group
-            seen_low = max(0, earliest - window + 1 - span) if window > 0 else 0
-            seen_high = min(_SPAN_TOKENS, latest + 1 - span)
-            if seen_low < seen_high:
-                _score_rows(queries + 4 * head_dim * row, keys, scores, blocks, head_dim)
-                for i in range(ROWS):
-                    at = position + min(row + i, count * group - 1) // group - span
-                    bottom = at - window + 1 if window > 0 else 0
-                    absorb_row(
-                        state, rows, head_dim, row + i, scores + _SPAN_BYTES * i, _SPAN_BLOCKS, bottom, at + 1
-                    )
-                _add_values(
-                    scores + 4 * seen_low,
-                    values + 4 * head_dim * seen_low,
-                    seen_high - seen_low,
-                    state + 4 * head_dim * row,
-                    head_dim,
-                )
-            row += ROWS
+        at = position - block * BLOCK_TOKENS
+        attend_span(
+            count * group, group, at, window, head_dim, queries, keys, values, attended, sums, largest, scores
+        )
         block += blocks
-    for i in range(count):
-        place = out.ctypes.data + (first + skipped + i) * out.strides[0] + 4 * column
-        finish(state, rows, head_dim, i * group, group, place)
+    for i in range(count * group):
+        place = out.ctypes.data + (first + skipped + i // group) * out.strides[0]
+        place += 4 * (column + i % group * head_dim)
+        divide(attended + 4 * head_dim * i, head_dim // 16, sums + LINE_BYTES * i, place)

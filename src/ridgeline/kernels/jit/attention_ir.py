@@ -3,25 +3,25 @@
 All arguments are int64: addresses, counts, and strides in bytes. Vectors are of 16 lanes.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ridgeline.kernels.jit.attention_math import PER_LN2, counted, larger, power_of_two, shuffled
+from ridgeline.kernels.jit.attention_span import provide_span
 from ridgeline.kernels.jit.ir import (
     F32,
     FLOATS,
     HALVES,
-    I8,
-    I16,
     I32,
     I64,
     INTS,
     LANES,
-    VOID,
     Body,
     Value,
     constant,
@@ -31,28 +31,13 @@ from ridgeline.kernels.jit.ir import (
 )
 from ridgeline.kernels.jit.target import AVX512, instruction_set
 
-ROWS = 6
 VECTORS = 4 if instruction_set() == AVX512 else 1
-"""Of a tile of sums: with a row of inputs they fill most registers, 32 of 64 bytes or 16 of 32."""
+"""Columns of a tile of sums, for `GROUP_ROWS` rows of which there are registers."""
 
 GROUP_ROWS = 4
 """Most query heads that share one load of what is stored as float16."""
 
-LINE_BYTES = 64
-"""Of the processor's caches, and of a vector of float32."""
-
-LOWEST = -3e38
-"""Where a running maximum begins: finite, so that a hidden score minus it is -inf and not nan."""
-
 _HIDDEN = float("-inf")
-_LARGEST_HALF = 65504.0
-_SHORTS = ir.VectorType(I16, LANES)
-
-
-@contextmanager
-def _counted(body: Body, count: Value) -> Iterator[Value]:
-    with cgutils.for_range(body.b, count, intp=I64) as loop:
-        yield loop.index
 
 
 class _Sums:
@@ -77,30 +62,28 @@ class _Sums:
 
 
 class _Product:
-    """Writes one tile of `multiply`.
+    """Writes one tile of `multiply_halves`.
 
     Args:
         rows, vectors: of the tile.
         chains: sums per element, each over every so many-th input: a few sums alone would wait for
             themselves.
-        kind: of vectors of inputs.
     """
 
-    def __init__(self, rows: int, vectors: int, chains: int, kind: Any) -> None:
+    def __init__(self, rows: int, vectors: int, chains: int) -> None:
         self._rows, self._vectors, self._chains = range(rows), range(vectors), chains
-        self._kind, self._element_bytes = kind, 2 if kind is HALVES else 4
 
     def write(self, body: Body, arguments: dict[str, Value]) -> None:
         b, given = body.b, arguments
         factors = [body.address(given["factors"], b.mul(given["factor_stride"], I64(m))) for m in self._rows]
         chains = [_Sums(body, len(self._rows), len(self._vectors)) for _ in range(self._chains)]
         turns = b.udiv(given["depth"], I64(self._chains))
-        with _counted(body, turns) as index:
+        with counted(body, turns) as index:
             for i, sums in enumerate(chains):
                 self._step(body, given, factors, b.add(b.mul(index, I64(self._chains)), I64(i)), sums)
         if self._chains > 1:
             done = b.mul(turns, I64(self._chains))
-            with _counted(body, b.sub(given["depth"], done)) as index:
+            with counted(body, b.sub(given["depth"], done)) as index:
                 self._step(body, given, factors, b.add(done, index), chains[0])
         fresh = b.icmp_signed("==", given["accumulate"], I64(0))
         for m in self._rows:
@@ -117,12 +100,8 @@ class _Product:
     ) -> None:
         b = body.b
         row = body.address(given["inputs"], b.mul(index, given["input_stride"]))
-        width = self._element_bytes * LANES
-        inputs = [
-            body.load(self._kind, body.address(row, width * n), self._element_bytes) for n in self._vectors
-        ]
-        if self._kind is HALVES:
-            inputs = [b.fpext(vector, FLOATS) for vector in inputs]
+        halves = [body.load(HALVES, body.address(row, 2 * LANES * n), 2) for n in self._vectors]
+        inputs = [b.fpext(vector, FLOATS) for vector in halves]
         at = b.mul(index, I64(4))
         scalars = [body.load(F32, body.address(factor, at), 4) for factor in factors]
         sums.add_products([body.splat(scalar, FLOATS) for scalar in scalars], inputs)
@@ -131,42 +110,22 @@ class _Product:
 _PRODUCT = "rows vectors factors factor_stride inputs input_stride depth out out_stride accumulate".split()
 
 
-def _products(kind: Any, shapes: list[tuple[int, int]]) -> Callable[[Any], None]:
-    def write(function: Any) -> None:
-        body = Body(function.append_basic_block())
-        given = dict(zip(_PRODUCT, function.args, strict=True))
-        for rows, vectors in shapes:
-            is_rows = body.b.icmp_signed("==", given["rows"], I64(rows))
-            is_vectors = body.b.icmp_signed("==", given["vectors"], I64(vectors))
-            with body.b.if_then(body.b.and_(is_rows, is_vectors)):
-                _Product(rows, vectors, max(1, 4 // (rows * vectors)), kind).write(body, given)
-        body.b.ret_void()
-
-    return write
-
-
-@intrinsic
-def _multiply_here(
-    typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
-):
-    shapes = [(ROWS, n) for n in sorted({VECTORS, 1})]
-    return emitted("ridgeline_attention_multiply_here", len(_PRODUCT), _products(FLOATS, shapes))
+def _write_products(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    given = dict(zip(_PRODUCT, function.args, strict=True))
+    for rows, vectors in product(range(1, GROUP_ROWS + 1), sorted({VECTORS, 1})):
+        is_rows = body.b.icmp_signed("==", given["rows"], I64(rows))
+        is_vectors = body.b.icmp_signed("==", given["vectors"], I64(vectors))
+        with body.b.if_then(body.b.and_(is_rows, is_vectors)):
+            _Product(rows, vectors, max(1, 4 // (rows * vectors))).write(body, given)
+    body.b.ret_void()
 
 
 @intrinsic
 def _multiply_halves_here(
     typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
 ):
-    shapes = [(m, n) for m in range(1, GROUP_ROWS + 1) for n in sorted({VECTORS, 1})]
-    return emitted("ridgeline_attention_multiply_halves_here", len(_PRODUCT), _products(HALVES, shapes))
-
-
-def _multiply_entry(
-    rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
-):
-    _multiply_here(
-        rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
-    )
+    return emitted("ridgeline_attention_multiply_halves_here", len(_PRODUCT), _write_products)
 
 
 def _multiply_halves_entry(
@@ -178,89 +137,33 @@ def _multiply_halves_entry(
 
 
 def provide_attention() -> None:
-    """Compile `multiply` and `multiply_halves`, or load what was kept of them."""
-    provided("ridgeline_attention_multiply", _multiply_entry)
+    """Compile `multiply_halves` and `attend_span`, or load what was kept of them."""
     provided("ridgeline_attention_multiply_halves", _multiply_halves_entry)
-
-
-@intrinsic
-def multiply(
-    typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
-):
-    """`out = factors @ inputs`, all float32, or `out += ...`.
-
-    Args:
-        rows: `ROWS`.
-        vectors: `VECTORS` or 1, columns of `inputs` and `out`.
-        factors: [rows, depth].
-        inputs: [depth, vectors * 16].
-        out: [rows, vectors * 16].
-        accumulate: 1 to add to what is in `out`, 0 to replace it.
-    """
-    return external("ridgeline_attention_multiply", len(_PRODUCT), provide_attention)
+    provide_span()
 
 
 @intrinsic
 def multiply_halves(
     typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
 ):
-    """The same with float16 `inputs`, and 1 to `GROUP_ROWS` rows."""
-    return external("ridgeline_attention_multiply_halves", len(_PRODUCT), provide_attention)
+    """`out = factors @ inputs`, or `out += ...`.
 
-
-def _prefetch(function: Any) -> None:
-    body = Body(function.append_basic_block())
-    address, lines = function.args
-    with _counted(body, lines) as index:
-        line = body.address(address, body.b.mul(index, I64(LINE_BYTES)))
-        place = body.b.inttoptr(line, I8.as_pointer())
-        # To be read, wanted in all caches, of data.
-        body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(3), I32(1))
-    body.b.ret_void()
-
-
-@intrinsic
-def prefetch(typing, address, lines):  # type: ignore[no-untyped-def]
-    """Have so many lines of 64 bytes brought to the first cache."""
-    return emitted("ridgeline_attention_prefetch", 2, _prefetch)
-
-
-_POWER_OF_TWO = (0.0013264727, 0.009671513, 0.055507337, 0.24022242, 0.693147, 1.0)
-"""2^f for f from -0.5 to 0.5: the polynomial of degree 5 that is exact at 0 and at most 9.2e-8 off,
-relatively, found by Lawson's iteration."""
-
-
-def _exp_of_negative(body: Body, x: Value) -> Value:
-    """e to the power of each lane, none above 0: within 5e-7 of it from -20 on, else 2e-6; 0 below -87.
-
-    It is nan of nan. 2^n by the exponent's bits, n the nearest integer to x / ln 2, times the polynomial.
+    Args:
+        rows: 1 to `GROUP_ROWS`.
+        vectors: `VECTORS` or 1, columns of `inputs` and `out`.
+        factors: float32 [rows, depth].
+        inputs: float16 [depth, vectors * 16].
+        out: float32 [rows, vectors * 16].
+        accumulate: 1 to add to what is in `out`, 0 to replace it.
     """
-    b = body.b
-    per_ln2 = constant(FLOATS, 1.4426950408889634)
-    # Added and taken away again, this rounds to an integer, and leaves it in the lowest bits, where 127
-    # more make it the exponent of a float.
-    rounder = constant(FLOATS, 1.5 * 2**23 + 127)
-    shifted = body.fma(x, per_ln2, rounder)
-    fraction = body.fma(x, per_ln2, b.fsub(rounder, shifted))
-    power = constant(FLOATS, _POWER_OF_TWO[0])
-    for coefficient in _POWER_OF_TWO[1:]:
-        power = body.fma(power, fraction, constant(FLOATS, coefficient))
-    whole = b.bitcast(b.shl(b.bitcast(shifted, INTS), constant(INTS, 23)), FLOATS)
-    # Multiplied as floats, because adding to the exponent's bits could make a number of nan.
-    result = b.fmul(power, whole)
-    return b.select(b.fcmp_ordered("<", x, constant(FLOATS, -87.0)), constant(FLOATS, 0.0), result)
-
-
-def _larger(body: Body, x: Value, y: Value) -> Value:
-    """Lane by lane; `y` where one is nan."""
-    return body.b.select(body.b.fcmp_ordered(">", x, y), x, y)
+    return external("ridgeline_attention_multiply_halves", len(_PRODUCT), provide_attention)
 
 
 def _fold(body: Body, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
     """All lanes combined, in every lane."""
     for distance in (8, 4, 2, 1):
-        lanes = ir.Constant(ir.VectorType(I32, LANES), [I32(i ^ distance) for i in range(LANES)])
-        vector = combine(vector, body.b.shuffle_vector(vector, vector, lanes))
+        swapped = shuffled(body, vector, vector, [lane ^ distance for lane in range(LANES)])
+        vector = combine(vector, swapped)
     return vector
 
 
@@ -273,28 +176,31 @@ def _absorb(function: Any) -> None:
     given = dict(zip(_ABSORB, function.args, strict=True))
     lanes = ir.Constant(INTS, [I32(i) for i in range(LANES)])
     low, high = (body.splat(b.trunc(given[name], I32), INTS) for name in ("low", "high"))
+    per_ln2 = constant(FLOATS, PER_LN2)
     before = body.load(F32, given["largest"], 4)
     running = cgutils.alloca_once_value(b, body.splat(before, FLOATS))
-    with _counted(body, given["vectors"]) as index:
+    with counted(body, given["vectors"]) as index:
         place = body.address(given["scores"], b.mul(index, I64(4 * LANES)))
         at = b.add(body.splat(b.trunc(b.mul(index, I64(LANES)), I32), INTS), lanes)
         is_seen = b.and_(b.icmp_signed(">=", at, low), b.icmp_signed("<", at, high))
         scores = b.select(is_seen, body.load(FLOATS, place, 4), constant(FLOATS, _HIDDEN))
         body.store(scores, place, 4)
-        b.store(_larger(body, b.load(running), scores), running)
-    largest = _fold(body, b.load(running), lambda x, y: _larger(body, x, y))
+        b.store(larger(body, b.load(running), scores), running)
+    largest = _fold(body, b.load(running), partial(larger, body))
     after = b.extract_element(largest, I32(0))
+    top = b.fmul(largest, per_ln2)
     with b.if_then(b.fcmp_unordered("!=", after, before)):
-        factor = _exp_of_negative(body, b.fsub(body.splat(before, FLOATS), largest))
+        factor = power_of_two(body, b.fsub(b.fmul(body.splat(before, FLOATS), per_ln2), top))
         body.store(after, given["largest"], 4)
         body.store(b.fmul(body.load(FLOATS, given["sums"], 4), factor), given["sums"], 4)
-        with _counted(body, given["value_vectors"]) as index:
+        with counted(body, given["value_vectors"]) as index:
             place = body.address(given["values"], b.mul(index, I64(4 * LANES)))
             body.store(b.fmul(body.load(FLOATS, place, 4), factor), place, 4)
     total = cgutils.alloca_once_value(b, body.load(FLOATS, given["sums"], 4))
-    with _counted(body, given["vectors"]) as index:
+    negative = b.fneg(top)
+    with counted(body, given["vectors"]) as index:
         place = body.address(given["scores"], b.mul(index, I64(4 * LANES)))
-        weights = _exp_of_negative(body, b.fsub(body.load(FLOATS, place, 4), largest))
+        weights = power_of_two(body, body.fma(body.load(FLOATS, place, 4), per_ln2, negative))
         body.store(weights, place, 4)
         b.store(b.fadd(b.load(total), weights), total)
     body.store(b.load(total), given["sums"], 4)
@@ -302,7 +208,7 @@ def _absorb(function: Any) -> None:
 
 
 @intrinsic
-def absorb(typing, scores, vectors, low, high, largest, sums, values, value_vectors):  # type: ignore[no-untyped-def]
+def absorb(typing, scores, vectors, low, high, largest, sums, values, value_vectors):
     """Turn a row of scores into weights of a softmax whose end is not known yet.
 
     Args:
@@ -321,7 +227,7 @@ def _divide(function: Any) -> None:
     values, vectors, sums, out = function.args
     total = _fold(body, body.load(FLOATS, sums, 4), b.fadd)
     inverse = b.fdiv(constant(FLOATS, 1.0), total)
-    with _counted(body, vectors) as index:
+    with counted(body, vectors) as index:
         at = b.mul(index, I64(4 * LANES))
         value = body.load(FLOATS, body.address(values, at), 4)
         body.store(b.fmul(value, inverse), body.address(out, at), 4)
@@ -329,47 +235,6 @@ def _divide(function: Any) -> None:
 
 
 @intrinsic
-def divide(typing, values, vectors, sums, out):  # type: ignore[no-untyped-def]
+def divide(typing, values, vectors, sums, out):
     """`out = values / sum(sums)`, see `absorb`; `out` is float32 [vectors * 16]."""
     return emitted("ridgeline_attention_divide", 4, _divide)
-
-
-def _widen(function: Any) -> None:
-    body = Body(function.append_basic_block())
-    source, vectors, out, out_stride = function.args
-    with _counted(body, vectors) as index:
-        halves = body.load(HALVES, body.address(source, body.b.mul(index, I64(2 * LANES))), 2)
-        body.store(body.b.fpext(halves, FLOATS), body.address(out, body.b.mul(index, out_stride)), 4)
-    body.b.ret_void()
-
-
-@intrinsic
-def widen(typing, source, vectors, out, out_stride):  # type: ignore[no-untyped-def]
-    """Vectors of float16, one after the other, to float32, one every `out_stride` bytes."""
-    return emitted("ridgeline_attention_widen", 4, _widen)
-
-
-def _narrow(function: Any) -> None:
-    body = Body(function.append_basic_block())
-    b = body.b
-    source, vectors, out, out_stride = function.args
-    with _counted(body, vectors) as index:
-        vector = body.load(FLOATS, body.address(source, b.mul(index, I64(4 * LANES))), 4)
-        for sign, limit in ((">", _LARGEST_HALF), ("<", -_LARGEST_HALF)):
-            bound = constant(FLOATS, limit)
-            vector = b.select(b.fcmp_ordered(sign, vector, bound), bound, vector)
-        halves = b.bitcast(b.fptrunc(vector, HALVES), _SHORTS)
-        first = body.address(out, b.mul(b.mul(index, I64(LANES)), out_stride))
-        for lane in range(LANES):
-            place = body.address(first, b.mul(out_stride, I64(lane)))
-            body.store(b.extract_element(halves, I32(lane)), place, 2)
-    b.ret_void()
-
-
-@intrinsic
-def narrow(typing, source, vectors, out, out_stride):  # type: ignore[no-untyped-def]
-    """Vectors of float32 to float16, one element every `out_stride` bytes.
-
-    Rounds to the nearest, to even where two are as near; what is beyond the largest float16 becomes that.
-    """
-    return emitted("ridgeline_attention_narrow", 4, _narrow)

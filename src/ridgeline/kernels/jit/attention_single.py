@@ -8,9 +8,10 @@ import math
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
-from ridgeline.kernels.jit.attention_ir import GROUP_ROWS, multiply_halves, prefetch
+from ridgeline.kernels.jit.attention_ir import GROUP_ROWS, multiply_halves
+from ridgeline.kernels.jit.attention_math import LINE_BYTES
+from ridgeline.kernels.jit.attention_moving import prefetch
 from ridgeline.kernels.jit.attention_state import (
-    LINE_BYTES,
     absorb_row,
     aligned,
     begin,
@@ -40,7 +41,7 @@ def single_scratch_bytes(group: int, head_dim: int) -> int:
 
 
 @njit(error_model="numpy")
-def _score_block(query, group, keys, scores, stride, head_dim):  # type: ignore[no-untyped-def]
+def _score_block(query, group, keys, scores, stride, head_dim):
     row = 0
     while row < group:
         left = group - row
@@ -52,7 +53,7 @@ def _score_block(query, group, keys, scores, stride, head_dim):  # type: ignore[
 
 
 @njit(error_model="numpy")
-def _add_values(weights, stride, group, values, tokens, state, head_dim):  # type: ignore[no-untyped-def]
+def _add_values(weights, stride, group, values, tokens, state, head_dim):
     row = 0
     while row < group:
         left = group - row
@@ -77,8 +78,8 @@ def _add_values(weights, stride, group, values, tokens, state, head_dim):  # typ
 
 
 @njit(error_model="numpy")
-def _prefetch_block(base, table, segment, end_block, value_offset, at, stride, lines):  # type: ignore[no-untyped-def]
-    """Prefetch the `at`-th block that is read from a segment on: its keys, its values, the next one's keys."""
+def _prefetch_block(base, table, segment, end_block, value_offset, at, stride, lines):
+    """Prefetch the `at`-th block that is read from a segment on: its keys, its values, or the next keys."""
     blocks = min(_SEGMENT_BLOCKS, end_block - segment)
     if at < blocks:
         prefetch(base + table[segment + at] * stride, lines)
@@ -89,9 +90,7 @@ def _prefetch_block(base, table, segment, end_block, value_offset, at, stride, l
 
 
 @njit(error_model="numpy")
-def _attend_range(  # type: ignore[no-untyped-def]
-    query, group, pool, layer, kv_head, table, first, end, state, scores, head_dim
-):
+def _attend_range(query, group, pool, layer, kv_head, table, first, end, state, scores, head_dim):
     """Absorb the positions from `first` to before `end`; addresses are `query`, `state` and `scores`."""
     base = pool.ctypes.data + layer * pool.strides[1] + kv_head * pool.strides[3]
     block_stride, value_offset = pool.strides[0], pool.strides[2]
@@ -125,9 +124,7 @@ def _attend_range(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def attend_single(  # type: ignore[no-untyped-def]
-    token, kv_head, qkv, pool, layer, table, context, window, out, scratch
-):
+def attend_single(token, kv_head, qkv, pool, layer, table, context, window, out, scratch):
     """Attention of one token with the query heads of one KV head.
 
     Args:
@@ -181,9 +178,7 @@ def part_bytes(group: int, head_dim: int) -> int:
 
 
 @njit(nogil=True, error_model="numpy")
-def attend_part(  # type: ignore[no-untyped-def]
-    token, kv_head, part, parts, qkv, pool, layer, table, context, window, partial, scratch
-):
+def attend_part(token, kv_head, part, parts, qkv, pool, layer, table, context, window, partial, scratch):
     """`attend_single` over one of `parts` parts of the positions; `merge_parts` makes one result of all.
 
     Args:
@@ -208,7 +203,7 @@ def attend_part(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def merge_parts(token, kv_head, parts, partials, group, head_dim, out):  # type: ignore[no-untyped-def]
+def merge_parts(token, kv_head, parts, partials, group, head_dim, out):
     """Make one result of the parts of a token's positions.
 
     Args:

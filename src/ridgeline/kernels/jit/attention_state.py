@@ -7,7 +7,8 @@ weights), largest [rows, padded to a multiple of 16].
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
-from ridgeline.kernels.jit.attention_ir import LINE_BYTES, LOWEST, VECTORS, absorb, divide
+from ridgeline.kernels.jit.attention_ir import VECTORS, absorb, divide
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, LOWEST
 
 
 @njit(error_model="numpy")
@@ -35,7 +36,7 @@ def largest_of(state: int, rows: int, head_dim: int) -> int:
 
 
 @njit(error_model="numpy")
-def begin(state, rows, head_dim):  # type: ignore[no-untyped-def]
+def begin(state, rows, head_dim):
     """Make a state in which nothing has been seen."""
     values, largest = (
         floats_at(state, rows * (head_dim + 16)),
@@ -46,7 +47,7 @@ def begin(state, rows, head_dim):  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy")
-def absorb_row(state, rows, head_dim, row, scores, vectors, low, high):  # type: ignore[no-untyped-def]
+def absorb_row(state, rows, head_dim, row, scores, vectors, low, high):
     """`absorb` for one row."""
     absorb(
         scores,
@@ -61,7 +62,7 @@ def absorb_row(state, rows, head_dim, row, scores, vectors, low, high):  # type:
 
 
 @njit(error_model="numpy")
-def finish(state, rows, head_dim, row, count, out):  # type: ignore[no-untyped-def]
+def finish(state, rows, head_dim, row, count, out):
     """The attention of `count` rows from `row` on, to the address `out`, one after the other."""
     for i in range(row, row + count):
         sums = sums_of(state, rows, head_dim) + LINE_BYTES * i

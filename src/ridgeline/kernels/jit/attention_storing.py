@@ -4,13 +4,13 @@ import numpy as np
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at, norm_row
-from ridgeline.kernels.jit.attention_ir import narrow
+from ridgeline.kernels.jit.attention_moving import narrow
 
 BLOCK_TOKENS = 16
 
 
 @njit(error_model="numpy")
-def _rotate(place, rotation, head_dim, factor):  # type: ignore[no-untyped-def]
+def _rotate(place, rotation, head_dim, factor):
     """Rotate the head at an address by the cosines and sines at another, then scale it."""
     half = head_dim // 2
     first, second = floats_at(place, half), floats_at(place + 4 * half, half)
@@ -22,7 +22,7 @@ def _rotate(place, rotation, head_dim, factor):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def rotate_and_store_group(  # type: ignore[no-untyped-def]
+def rotate_and_store_group(
     token,
     kv_head,
     qkv,
@@ -78,7 +78,7 @@ def rotate_and_store_group(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def rotate_and_store(  # type: ignore[no-untyped-def]
+def rotate_and_store(
     token,
     qkv,
     positions,

@@ -151,10 +151,11 @@ def external(name: str, arguments: int, provide: Callable[[], None]) -> tuple[An
 _provided: dict[str, Any] = {}
 
 
-def provided(name: str, entry: Callable[..., None]) -> None:
-    """Compile `entry`, of int64 arguments alone, as the symbol `name`, once in a process."""
+def provided(name: str, entry: Callable[..., None]) -> Any:
+    """Compile `entry`, of int64 arguments alone, as the symbol `name`, once in a process; returns it."""
     if name not in _provided:
         arguments = len(inspect.signature(entry).parameters)
         function = cfunc(types.void(*[types.intp] * arguments), cache=True)(entry)
         binding.add_symbol(name, function.address)
         _provided[name] = function  # its code lives as long as it does
+    return _provided[name]

@@ -12,6 +12,7 @@ Without minimums the weights are `scale * (q - offset)`: the integer sum begins 
 `-offset * sum(a)`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -53,11 +54,11 @@ def _dot(body: Body, total: Value, weights: Value, activations: Value, wide: boo
         return _vnni(body, "llvm.x86.avx512.vpdpbusd.512", total, weights, activations)
     halves = []
     for upper in (False, True):
-        parts = [body.half(vector, upper) for vector in (total, weights, activations)]
+        start, bytes_, inputs = (body.half(vector, upper) for vector in (total, weights, activations))
         if kind == AVX_VNNI:
-            halves.append(_vnni(body, "llvm.x86.avx512.vpdpbusd.256", *parts))
+            halves.append(_vnni(body, "llvm.x86.avx512.vpdpbusd.256", start, bytes_, inputs))
         else:
-            halves.append(_dot_avx2(body, *parts, wide))
+            halves.append(_dot_avx2(body, start, bytes_, inputs, wide))
     return body.join(*halves)
 
 
@@ -297,6 +298,12 @@ def _entry(
 def provide_product() -> None:
     """Compile `product`, or load what was kept of it."""
     provided("ridgeline_product", _entry)
+
+
+def product_function() -> Callable[..., None]:
+    """`product`, to be called from Python."""
+    function: Callable[..., None] = provided("ridgeline_product", _entry).ctypes
+    return function
 
 
 @intrinsic

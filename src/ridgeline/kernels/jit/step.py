@@ -55,6 +55,7 @@ class Model(NamedTuple):
         norm_eps: of all norms.
         rotations: float32 [positions, head_dim]: cosines of the pairs of a head, then sines.
         pool: the KV cache, uint16 [blocks, layers, 2, kv_heads, 16 * head_dim].
+        splits: int64 [forms, rows], see `splitting.measure_splits`.
     """
 
     heads: int
@@ -68,6 +69,7 @@ class Model(NamedTuple):
     norm_eps: float
     rotations: Any
     pool: Any
+    splits: Any
 
 
 class Quantised(NamedTuple):
@@ -165,16 +167,14 @@ def _quantise(source, row, column, columns, into):
 
 
 @njit
-def _tiles(form, x, first, rows, weights, tile, out, out_stride, accumulate):
+def _tiles(form, x, splits, first, rows, weights, tile, out, out_stride, accumulate):
     """`TILES` tiles of outputs, from `tile` on, of rows of activations."""
     blocks = x.scales.shape[1]
     stride = BLOCK_BYTES[form] * blocks
     sums_address = x.totals.ctypes.data if form == FORM_4_MINIMUM else x.counts.ctypes.data
     done = 0
     while done < rows:
-        # Evenly: 8 rows are better computed as 4 and 4 than as 6 and 2.
-        left = rows - done
-        part = -(-left // -(-left // MAX_ROWS))
+        part = splits[form, min(rows - done, splits.shape[1] - 1)]
         row = first + done
         product(
             form,
@@ -195,7 +195,7 @@ def _tiles(form, x, first, rows, weights, tile, out, out_stride, accumulate):
 
 
 @njit
-def multiply(shared, part, form, x, tokens, weights, bias, out, accumulate):
+def multiply(shared, part, form, x, splits, tokens, weights, bias, out, accumulate):
     """A product of int8 activations with packed weights, into or onto float32 `out` [tokens, outputs]."""
     pairs = out.shape[1] // (16 * TILES)
     pair_bytes = TILES * BLOCK_BYTES[form] * x.scales.shape[1]
@@ -211,7 +211,7 @@ def multiply(shared, part, form, x, tokens, weights, bias, out, accumulate):
         end = min(begin + grain, pairs)
         for tile in range(TILES * begin, TILES * end, TILES):
             place = _address(out, first, 64 * tile)
-            _tiles(form, x, first, rows, weights, tile, place, out.strides[0], accumulate)
+            _tiles(form, x, splits, first, rows, weights, tile, place, out.strides[0], accumulate)
         if bias:
             for row in range(first, first + rows):
                 for tile in range(TILES * begin, TILES * end):
@@ -222,7 +222,7 @@ def multiply(shared, part, form, x, tokens, weights, bias, out, accumulate):
 
 
 @njit
-def _gate(shared, part, form, x, tokens, weights, bias, scratch, gated):
+def _gate(shared, part, form, x, splits, tokens, weights, bias, scratch, gated):
     """The product with gate and up, silu(gate) * up, and that as int8."""
     columns = gated.scales.shape[1]
     chunks = -(-tokens // _ROWS_AT_ONCE)
@@ -232,11 +232,23 @@ def _gate(shared, part, form, x, tokens, weights, bias, scratch, gated):
         begin = unit // columns * _ROWS_AT_ONCE
         column = unit % columns
         end = min(tokens, begin + _ROWS_AT_ONCE)
-        for first in range(begin, end, MAX_ROWS):
-            rows = min(end - first, MAX_ROWS)
+        first = begin
+        while first < end:
+            rows = splits[form, min(end - first, splits.shape[1] - 1)]
             for tile in range(0, GATED_TILES, TILES):
                 place = scratch + 64 * tile
-                _tiles(form, x, first, rows, weights, GATED_TILES * column + tile, place, 64 * GATED_TILES, 0)
+                _tiles(
+                    form,
+                    x,
+                    splits,
+                    first,
+                    rows,
+                    weights,
+                    GATED_TILES * column + tile,
+                    place,
+                    64 * GATED_TILES,
+                    0,
+                )
             for row in range(rows):
                 place = scratch + row * 64 * GATED_TILES
                 if bias:
@@ -245,6 +257,7 @@ def _gate(shared, part, form, x, tokens, weights, bias, scratch, gated):
                 silu_mul_16(place, place + 128, place)
                 silu_mul_16(place + 64, place + 192, place + 64)
                 _quantise(place, first + row, BLOCK * column, BLOCK, gated)
+            first += rows
         done += 1
         unit = take(shared, part)
     finish(shared, part, done, units)
@@ -430,7 +443,8 @@ def _head(shared, part, model, hidden, rows, normed, logits):
         done += 1
         row = take(shared, part)
     finish(shared, part, done, rows.shape[0])
-    multiply(shared, part + 1, model.head_form, normed, rows.shape[0], model.head, 0, logits, 0)
+    splits, tokens = model.splits, rows.shape[0]
+    multiply(shared, part + 1, model.head_form, normed, splits, tokens, model.head, 0, logits, 0)
 
 
 @njit(nogil=True, cache=True)
@@ -464,13 +478,15 @@ def forward(thread, shared, model, layers, batch, work, hidden, rows, logits):
     """
     tokens = batch.token_ids.shape[0]
     scratch = _address(work.scratch, thread, 0)
-    residual, normed, eps = work.residual, work.normed, model.norm_eps
+    residual, normed, splits, eps = work.residual, work.normed, model.splits, model.norm_eps
     _embed(shared, 0, model, batch, residual)
     part = 1
     for index in range(layers.shape[0]):
         layer = layers[index]
         _norms(shared, part, residual, tokens, layer.input_norm, eps, scratch, normed)
-        multiply(shared, part + 1, layer.qkv_form, normed, tokens, layer.qkv, layer.qkv_bias, work.qkv, 0)
+        multiply(
+            shared, part + 1, layer.qkv_form, normed, splits, tokens, layer.qkv, layer.qkv_bias, work.qkv, 0
+        )
         # Single tokens whose positions are not cut are stored where they are attended to.
         first = 0 if batch.parts > 1 else batch.contexts.shape[0]
         _store_all(shared, part + 2, first, tokens, index, layer, model, batch, work)
@@ -482,6 +498,7 @@ def forward(thread, shared, model, layers, batch, work, hidden, rows, logits):
             part + 5,
             layer.output_form,
             work.values,
+            splits,
             tokens,
             layer.output,
             layer.output_bias,
@@ -494,6 +511,7 @@ def forward(thread, shared, model, layers, batch, work, hidden, rows, logits):
             part + 7,
             layer.gate_up_form,
             normed,
+            splits,
             tokens,
             layer.gate_up,
             layer.gate_up_bias,
@@ -501,7 +519,16 @@ def forward(thread, shared, model, layers, batch, work, hidden, rows, logits):
             work.gated,
         )
         multiply(
-            shared, part + 8, layer.down_form, work.gated, tokens, layer.down, layer.down_bias, residual, 1
+            shared,
+            part + 8,
+            layer.down_form,
+            work.gated,
+            splits,
+            tokens,
+            layer.down,
+            layer.down_bias,
+            residual,
+            1,
         )
         part += PARTS_PER_LAYER
     done = 0

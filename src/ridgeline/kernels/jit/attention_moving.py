@@ -1,0 +1,73 @@
+"""Moving keys and values between memory, caches and formats, in LLVM's own language.
+
+All arguments are int64: addresses, counts, and strides in bytes. Vectors are of 16 lanes.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted
+from ridgeline.kernels.jit.ir import FLOATS, HALVES, I8, I16, I32, I64, LANES, VOID, Body, constant, emitted
+
+_LARGEST_HALF = 65504.0
+_SHORTS = ir.VectorType(I16, LANES)
+
+
+def _prefetch(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    address, lines = function.args
+    with counted(body, lines) as index:
+        line = body.address(address, body.b.mul(index, I64(LINE_BYTES)))
+        place = body.b.inttoptr(line, I8.as_pointer())
+        # To be read, wanted in all caches, of data.
+        body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(3), I32(1))
+    body.b.ret_void()
+
+
+@intrinsic
+def prefetch(typing, address, lines):
+    """Have so many lines of 64 bytes brought to the first cache."""
+    return emitted("ridgeline_attention_prefetch", 2, _prefetch)
+
+
+def _widen(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    source, vectors, out, out_stride = function.args
+    with counted(body, vectors) as index:
+        halves = body.load(HALVES, body.address(source, body.b.mul(index, I64(2 * LANES))), 2)
+        body.store(body.b.fpext(halves, FLOATS), body.address(out, body.b.mul(index, out_stride)), 4)
+    body.b.ret_void()
+
+
+@intrinsic
+def widen(typing, source, vectors, out, out_stride):
+    """Vectors of float16, one after the other, to float32, one every `out_stride` bytes."""
+    return emitted("ridgeline_attention_widen", 4, _widen)
+
+
+def _narrow(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    b = body.b
+    source, vectors, out, out_stride = function.args
+    with counted(body, vectors) as index:
+        vector = body.load(FLOATS, body.address(source, b.mul(index, I64(4 * LANES))), 4)
+        for sign, limit in ((">", _LARGEST_HALF), ("<", -_LARGEST_HALF)):
+            bound = constant(FLOATS, limit)
+            vector = b.select(b.fcmp_ordered(sign, vector, bound), bound, vector)
+        halves = b.bitcast(b.fptrunc(vector, HALVES), _SHORTS)
+        first = body.address(out, b.mul(b.mul(index, I64(LANES)), out_stride))
+        for lane in range(LANES):
+            place = body.address(first, b.mul(out_stride, I64(lane)))
+            body.store(b.extract_element(halves, I32(lane)), place, 2)
+    b.ret_void()
+
+
+@intrinsic
+def narrow(typing, source, vectors, out, out_stride):
+    """Vectors of float32 to float16, one element every `out_stride` bytes.
+
+    Rounds to the nearest, to even where two are as near; what is beyond the largest float16 becomes that.
+    """
+    return emitted("ridgeline_attention_narrow", 4, _narrow)
