@@ -71,9 +71,7 @@ def forced_choices(executor: CpuExecutor, stored: list[dict[str, Any]]) -> list[
     return choices
 
 
-def test_greedy_tokens_equal_the_stored_ones(
-    executor: CpuExecutor, stored: list[dict[str, Any]]
-) -> None:
+def test_greedy_tokens_equal_the_stored_ones(executor: CpuExecutor, stored: list[dict[str, Any]]) -> None:
     choices = forced_choices(executor, stored)
     assert [where for same, gap, where in choices if not same and gap >= NEAR_TIE] == []
     assert sum(gap < NEAR_TIE for _, gap, _ in choices) < 0.01 * len(choices)
