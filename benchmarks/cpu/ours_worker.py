@@ -12,11 +12,11 @@ if __name__ == "__main__":
 
 from cpu.answering import answer_requests, token_ids
 from cpu.rows import AMPLE_TOKENS, NEW_TOKENS
-from ridgeline.engine.build import ModelSpec, build_engines
+from ridgeline.engine.build import build_engines
 from ridgeline.engine.core.messages import Cancel, Output, Submit
 from ridgeline.engine.core.sequence import SequenceSpec
 from ridgeline.engine.loop import Engine
-from ridgeline.engine.options import EngineOptions
+from ridgeline.engine.options import EngineOptions, ModelSpec
 from ridgeline.models.files import open_model
 from ridgeline.protocol import Sampling
 from ridgeline.telemetry.metrics import Metrics

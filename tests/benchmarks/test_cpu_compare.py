@@ -188,7 +188,11 @@ def test_starts_are_counted_from_the_second_on_but_of_the_slow(made: list[Made])
 def test_no_repetition_begins_that_would_end_too_late(
     made: list[Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(made[0], "offline", lambda task: time.sleep(0.03) or {"tokens_per_second": 1.0})
+    def slow(task: Task) -> Figures:
+        time.sleep(0.03)
+        return {"tokens_per_second": 1.0}
+
+    monkeypatch.setattr(made[0], "offline", slow)
     turns = take(made[:1], ["decode 8"], minutes=0.12 / 60)
     assert [s["repetition"] for s in turns.samples["decode 8"]["a"]] == [0]
 
