@@ -31,6 +31,7 @@ ROOMS = {
     "models": "From files of any supported kind to tensors under one set of names, and the forward pass.",
     "kernels": "The forward pass is written in these operations and no others.",
     "kernels/cuda": "Tested in Triton's interpreter, and compiled ahead for sm_80 and sm_90.",
+    "kernels/jit": "A whole step in int8 is one function, which all threads of a team run.",
     "text": "Runs without torch.",
     "telemetry": "Definitions are in one table, from which `docs/metrics.md` is generated.",
     "roofline": "Nobody else computes a FLOP.",
