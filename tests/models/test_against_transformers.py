@@ -90,14 +90,16 @@ def test_bfloat16_differs_only_where_the_choice_is_close(
     assert sum(same for same, _, _ in choices) >= 0.97 * len(choices)
 
 
-def test_logits_equal_the_stored_ones(executor: CpuExecutor, stored: list[dict[str, Any]]) -> None:
+def test_logits_equal_the_stored_ones(
+    executor: CpuExecutor, files: ModelFiles, stored: list[dict[str, Any]]
+) -> None:
     """Largest difference at the stored ids over the largest logit, below 1e-3 for every prompt.
 
     Seen through the log probabilities of the whole vocabulary: the normaliser is common to all ids,
     so that differences to the best token are compared.
     """
     driver = StepDriver(executor)
-    everything = Sampling(temperature=0.0, logprobs=executor.model.config.vocab)
+    everything = Sampling(temperature=0.0, logprobs=files.config.vocab)
     for row in stored:
         slot = driver.admit(row["prompt_ids"], everything)
         result = driver.step({slot: driver.pending(slot)})[slot]

@@ -88,6 +88,9 @@ class BlockTransformer:
             Hidden states of all tokens, float32 [tokens, hidden], normed: what `logits` takes. And
             the logits wanted, float32 [rows, vocab].
         """
+        if torch.get_num_threads() != 1:
+            # What draws tokens uses torch, whose own threads would spin on our cores for a while.
+            torch.set_num_threads(1)
         tokens = len(batch.token_ids)
         if tokens > len(self._work.residual):
             self._work = self._work_for(tokens)
