@@ -158,6 +158,7 @@ def test_tiles_cover_a_chunk() -> None:
             assert (tiles - 1) * size < tokens <= tiles * size
 
 
+@pytest.mark.slow
 def test_processors_without_wide_vectors() -> None:
     """In a process that compiles for one, as this machine's own choice is made once."""
     environment = os.environ | {"NUMBA_CPU_NAME": "haswell", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -199,9 +199,10 @@ def runnable() -> list[str]:
     return [name for name, (needs, _) in NAMED.items() if features.get(needs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", runnable())
 def test_processors_without_wide_vectors(name: str) -> None:
-    """This file and its neighbour in a process that compiles for one: a process chooses once."""
+    """This file, its neighbour and whole models in a process that compiles for one: a process chooses once."""
     environment = os.environ | {"NUMBA_CPU_NAME": name}
     asked = subprocess.run(
         [sys.executable, "-c", "from ridgeline.kernels.jit.target import *; print(instruction_set())"],
@@ -213,6 +214,8 @@ def test_processors_without_wide_vectors(name: str) -> None:
     assert asked.stdout == f"{NAMED[name][1]}\n", asked.stderr
     folder = Path(__file__).parent
     files = [str(folder / f"test_jit_{part}.py") for part in ("products", "activations")]
+    if name == "haswell":
+        files.append(str(folder.parent / "models" / "test_block_transformer.py"))
     own = f"{__file__}::{test_processors_without_wide_vectors.__name__}"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--deselect", own, *files],
