@@ -202,7 +202,7 @@ def runnable() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", runnable())
 def test_processors_without_wide_vectors(name: str) -> None:
-    """This file, its neighbour and whole models in a process that compiles for one: a process chooses once."""
+    """This file, its neighbour and whole models, where all is compiled for one: a process chooses once."""
     environment = os.environ | {"NUMBA_CPU_NAME": name}
     asked = subprocess.run(
         [sys.executable, "-c", "from ridgeline.kernels.jit.target import *; print(instruction_set())"],
