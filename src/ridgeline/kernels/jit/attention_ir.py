@@ -12,16 +12,18 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.attention_math import PER_LN2, counted, larger, power_of_two, shuffled
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, PER_LN2, counted, larger, power_of_two, shuffled
 from ridgeline.kernels.jit.attention_span import provide_span
 from ridgeline.kernels.jit.ir import (
     F32,
     FLOATS,
     HALVES,
+    I8,
     I32,
     I64,
     INTS,
     LANES,
+    VOID,
     Body,
     Value,
     constant,
@@ -102,12 +104,22 @@ class _Product:
         row = body.address(given["inputs"], b.mul(index, given["input_stride"]))
         halves = [body.load(HALVES, body.address(row, 2 * LANES * n), 2) for n in self._vectors]
         inputs = [b.fpext(vector, FLOATS) for vector in halves]
+        self._fetch(body, body.address(given["ahead"], b.mul(index, given["input_stride"])))
         at = b.mul(index, I64(4))
         scalars = [body.load(F32, body.address(factor, at), 4) for factor in factors]
         sums.add_products([body.splat(scalar, FLOATS) for scalar in scalars], inputs)
 
+    def _fetch(self, body: Body, row: Value) -> None:
+        """Ask for a row of the inputs to come: not for all at once, since of a burst much is ignored."""
+        for line in range(0, 2 * LANES * len(self._vectors), LINE_BYTES):
+            place = body.b.inttoptr(body.address(row, line), I8.as_pointer())
+            # To be read, wanted in all caches, of data.
+            body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(3), I32(1))
 
-_PRODUCT = "rows vectors factors factor_stride inputs input_stride depth out out_stride accumulate".split()
+
+_PRODUCT = (
+    "rows vectors factors factor_stride inputs input_stride depth out out_stride accumulate ahead".split()
+)
 
 
 def _write_products(function: Any) -> None:
@@ -117,22 +129,33 @@ def _write_products(function: Any) -> None:
         is_rows = body.b.icmp_signed("==", given["rows"], I64(rows))
         is_vectors = body.b.icmp_signed("==", given["vectors"], I64(vectors))
         with body.b.if_then(body.b.and_(is_rows, is_vectors)):
-            _Product(rows, vectors, max(1, 4 // (rows * vectors))).write(body, given)
+            _Product(rows, vectors, max(1, 8 // (rows * vectors))).write(body, given)
     body.b.ret_void()
 
 
 @intrinsic
 def _multiply_halves_here(
-    typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+    typing,
+    rows,
+    vectors,
+    factors,
+    factor_stride,
+    inputs,
+    input_stride,
+    depth,
+    out,
+    out_stride,
+    accumulate,
+    ahead,
 ):
     return emitted("ridgeline_attention_multiply_halves_here", len(_PRODUCT), _write_products)
 
 
 def _multiply_halves_entry(
-    rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+    rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate, ahead
 ):
     _multiply_halves_here(
-        rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+        rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate, ahead
     )
 
 
@@ -144,7 +167,18 @@ def provide_attention() -> None:
 
 @intrinsic
 def multiply_halves(
-    typing, rows, vectors, factors, factor_stride, inputs, input_stride, depth, out, out_stride, accumulate
+    typing,
+    rows,
+    vectors,
+    factors,
+    factor_stride,
+    inputs,
+    input_stride,
+    depth,
+    out,
+    out_stride,
+    accumulate,
+    ahead,
 ):
     """`out = factors @ inputs`, or `out += ...`.
 
@@ -155,6 +189,7 @@ def multiply_halves(
         inputs: float16 [depth, vectors * 16].
         out: float32 [rows, vectors * 16].
         accumulate: 1 to add to what is in `out`, 0 to replace it.
+        ahead: where inputs begin, with the same strides, that are soon to be in the first cache.
     """
     return external("ridgeline_attention_multiply_halves", len(_PRODUCT), provide_attention)
 

@@ -1,4 +1,4 @@
-"""Moving keys and values between memory, caches and formats, in LLVM's own language.
+"""Moving keys and values between memory and formats, in LLVM's own language.
 
 All arguments are int64: addresses, counts, and strides in bytes. Vectors are of 16 lanes.
 """
@@ -8,28 +8,11 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted
-from ridgeline.kernels.jit.ir import FLOATS, HALVES, I8, I16, I32, I64, LANES, VOID, Body, constant, emitted
+from ridgeline.kernels.jit.attention_math import counted
+from ridgeline.kernels.jit.ir import FLOATS, HALVES, I16, I32, I64, LANES, Body, constant, emitted
 
 _LARGEST_HALF = 65504.0
 _SHORTS = ir.VectorType(I16, LANES)
-
-
-def _prefetch(function: Any) -> None:
-    body = Body(function.append_basic_block())
-    address, lines = function.args
-    with counted(body, lines) as index:
-        line = body.address(address, body.b.mul(index, I64(LINE_BYTES)))
-        place = body.b.inttoptr(line, I8.as_pointer())
-        # To be read, wanted in all caches, of data.
-        body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(3), I32(1))
-    body.b.ret_void()
-
-
-@intrinsic
-def prefetch(typing, address, lines):
-    """Have so many lines of 64 bytes brought to the first cache."""
-    return emitted("ridgeline_attention_prefetch", 2, _prefetch)
 
 
 def _widen(function: Any) -> None:

@@ -10,7 +10,6 @@ from numba import njit
 from ridgeline.kernels.jit.activations import floats_at
 from ridgeline.kernels.jit.attention_ir import GROUP_ROWS, multiply_halves
 from ridgeline.kernels.jit.attention_math import LINE_BYTES
-from ridgeline.kernels.jit.attention_moving import prefetch
 from ridgeline.kernels.jit.attention_state import (
     absorb_row,
     aligned,
@@ -26,8 +25,8 @@ from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
 _SEGMENT_BLOCKS = 16
 """Scored before their values are read: few enough for the first cache, many to a change of the maximum."""
 
-_LINES_AHEAD = 128
-"""Of the caches, that are on their way while others are computed with."""
+_PIECES_AHEAD = 4
+"""Keys or values of a block that are on their way while others are computed with."""
 
 _LEAST_PART_TOKENS = 256
 _PART_COST_TOKENS = 64
@@ -41,23 +40,28 @@ def single_scratch_bytes(group: int, head_dim: int) -> int:
 
 
 @njit(error_model="numpy")
-def _score_block(query, group, keys, scores, stride, head_dim):
+def _tile_rows(left: int) -> int:
+    # Evenly: 5 rows are better computed as 3 and 2 than as 4 and 1.
+    return -(-left // -(-left // GROUP_ROWS))
+
+
+@njit(error_model="numpy")
+def _score_block(query, group, keys, scores, stride, head_dim, ahead):
     row = 0
     while row < group:
-        left = group - row
-        # Evenly: 5 rows are better computed as 3 and 2 than as 4 and 1.
-        rows = -(-left // -(-left // GROUP_ROWS))
+        rows = _tile_rows(group - row)
         factors, out = query + 4 * head_dim * row, scores + stride * row
-        multiply_halves(rows, 1, factors, 4 * head_dim, keys, 2 * BLOCK_TOKENS, head_dim, out, stride, 0)
+        multiply_halves(
+            rows, 1, factors, 4 * head_dim, keys, 2 * BLOCK_TOKENS, head_dim, out, stride, 0, ahead
+        )
         row += rows
 
 
 @njit(error_model="numpy")
-def _add_values(weights, stride, group, values, tokens, state, head_dim):
+def _add_values(weights, stride, group, values, tokens, state, head_dim, ahead):
     row = 0
     while row < group:
-        left = group - row
-        rows = -(-left // -(-left // GROUP_ROWS))
+        rows = _tile_rows(group - row)
         column = 0
         while column < head_dim:
             vectors = tile_vectors((head_dim - column) // 16)
@@ -72,54 +76,51 @@ def _add_values(weights, stride, group, values, tokens, state, head_dim):
                 state + 4 * (head_dim * row + column),
                 4 * head_dim,
                 1,
+                ahead + 2 * column,
             )
             column += 16 * vectors
         row += rows
 
 
 @njit(error_model="numpy")
-def _prefetch_block(base, table, segment, end_block, value_offset, at, stride, lines):
-    """Prefetch the `at`-th block that is read from a segment on: its keys, its values, or the next keys."""
+def _place_ahead(pool, table, base, segment, end_block, piece):
+    """Where a piece to come is, counted from a segment's first: its keys, its values, what follows."""
     blocks = min(_SEGMENT_BLOCKS, end_block - segment)
-    if at < blocks:
-        prefetch(base + table[segment + at] * stride, lines)
-    elif at < 2 * blocks:
-        prefetch(base + table[segment + at - blocks] * stride + value_offset, lines)
-    elif segment + at - blocks < end_block:
-        prefetch(base + table[segment + at - blocks] * stride, lines)
+    if piece < blocks:
+        return base + table[segment + piece] * pool.strides[0]
+    block = segment + piece - blocks
+    if piece < 2 * blocks:
+        return base + table[block] * pool.strides[0] + pool.strides[2]
+    if block < end_block:
+        return base + table[block] * pool.strides[0]
+    # The next KV head's are often attended to next, and by whom does not matter: threads share a cache.
+    return base + table[min(block - end_block, end_block - 1)] * pool.strides[0] + pool.strides[3]
 
 
 @njit(error_model="numpy")
 def _attend_range(query, group, pool, layer, kv_head, table, first, end, state, scores, head_dim):
     """Absorb the positions from `first` to before `end`; addresses are `query`, `state` and `scores`."""
     base = pool.ctypes.data + layer * pool.strides[1] + kv_head * pool.strides[3]
-    block_stride, value_offset = pool.strides[0], pool.strides[2]
-    lines = 2 * BLOCK_TOKENS * head_dim // LINE_BYTES
-    ahead = max(1, _LINES_AHEAD // lines)
     stride = _SEGMENT_BLOCKS * LINE_BYTES
     end_block = -(-end // BLOCK_TOKENS)
     segment = first // BLOCK_TOKENS
-    for i in range(ahead):
-        _prefetch_block(base, table, segment, end_block, value_offset, i, block_stride, lines)
     while segment < end_block:
         blocks = min(_SEGMENT_BLOCKS, end_block - segment)
         for i in range(blocks):
-            _prefetch_block(base, table, segment, end_block, value_offset, i + ahead, block_stride, lines)
-            keys = base + table[segment + i] * block_stride
-            _score_block(query, group, keys, scores + LINE_BYTES * i, stride, head_dim)
+            ahead = _place_ahead(pool, table, base, segment, end_block, i + _PIECES_AHEAD)
+            keys = base + table[segment + i] * pool.strides[0]
+            _score_block(query, group, keys, scores + LINE_BYTES * i, stride, head_dim, ahead)
         start = segment * BLOCK_TOKENS
         for row in range(group):
             absorb_row(state, group, head_dim, row, scores + stride * row, blocks, first - start, end - start)
         for i in range(blocks):
-            _prefetch_block(
-                base, table, segment, end_block, value_offset, blocks + i + ahead, block_stride, lines
-            )
-            values = base + table[segment + i] * block_stride + value_offset
+            ahead = _place_ahead(pool, table, base, segment, end_block, blocks + i + _PIECES_AHEAD)
             # What was never written may be nan, which a weight of 0 would not hide.
             low = max(0, first - start - BLOCK_TOKENS * i)
             high = min(BLOCK_TOKENS, end - start - BLOCK_TOKENS * i)
             weights = scores + LINE_BYTES * i + 4 * low
-            _add_values(weights, stride, group, values + 2 * head_dim * low, high - low, state, head_dim)
+            values = base + table[segment + i] * pool.strides[0] + pool.strides[2] + 2 * head_dim * low
+            _add_values(weights, stride, group, values, high - low, state, head_dim, ahead)
         segment += blocks
 
 
