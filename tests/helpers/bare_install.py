@@ -21,12 +21,12 @@ def main() -> None:
         status, page = served.get("/")
         assert status == 200, status
         assert "<html" in page
-        question = {"role": "user", "content": "What is the capital of France?"}
+        question = {"role": "user", "content": "What is the capital of Germany?"}
         body = {"model": "smollm2-135m", "messages": [question], "temperature": 0, "max_tokens": 20}
         status, answer = served.post("/v1/chat/completions", body)
         assert status == 200, answer
         content = answer["choices"][0]["message"]["content"]
-        assert "Paris" in content, content
+        assert "Berlin" in content, content
         served.process.send_signal(signal.SIGTERM)
         assert served.wait() == 0
     sys.stdout.write(f"{content}\n")

@@ -12,12 +12,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ridgeline.kernels.jit import attention
+from ridgeline.kernels.jit.attention_single import single_scratch_bytes
 
 
 @pytest.mark.parametrize("context", [1, 15, 16, 17, 160, 1056])
 @pytest.mark.parametrize("parts", [1, 3])
 def test_single_tokens_attend_to_their_context(context: int, parts: int) -> None:
     check(Case(9, 3, 64, [context, max(1, context - 5)], [1, 1]), parts, by_group=True)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_single_tokens_keep_to_their_own_scratch(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is smaller than that of chunks, so that other tests would not notice."""
+    monkeypatch.setattr(attention, "scratch_bytes", single_scratch_bytes)
+    check(Case(16, 1, 32, [300], [1]), parts)
 
 
 @pytest.mark.parametrize("tokens", [2, 16, 33, 100])
