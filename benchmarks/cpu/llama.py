@@ -16,7 +16,7 @@ _KV_GRAIN_TOKENS = 256
 
 
 class LlamaCpp(Contender):
-    """One of its formats; flash attention is on, which was faster in every row."""
+    """One of its formats; flash attention is on, which was faster in the two rows measured both ways."""
 
     def __init__(self, setting: Setting, quantization: str, *, serves: bool) -> None:
         super().__init__(setting)
