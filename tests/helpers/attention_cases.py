@@ -12,6 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from ridgeline.kernels.jit import attention
+from ridgeline.kernels.jit.wide import configure, release, tile_configuration
 
 Floats = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
@@ -134,7 +135,7 @@ def store_all(case, norms, layer, sizes, by_group):  # type: ignore[no-untyped-d
 
 
 @njit
-def _attend_all(case, layer, sizes, tables, rows, window, parts, partials, out, scratch):  # type: ignore[no-untyped-def]
+def _attend_all(case, layer, sizes, tables, rows, window, parts, partials, out, scratch, tiles):  # type: ignore[no-untyped-def]
     """`rows`: int64 [sequences, 3], first row, tokens, start. `parts`: 0 takes whole chunks as such."""
     qkv, pool = case[0], case[4]
     heads, kv_heads, head_dim = sizes
@@ -142,6 +143,14 @@ def _attend_all(case, layer, sizes, tables, rows, window, parts, partials, out, 
     for i in range(rows.shape[0]):
         first, tokens, start = rows[i]
         for kv_head in range(kv_heads):
+            if tiles:
+                configure(tiles)
+                for tile in range(attention.query_tiles(tokens, group)):
+                    attention.attend_chunk_wide(
+                        tile, kv_head, first, tokens, start, qkv, pool, layer, tables[i], window, out, scratch
+                    )
+                release()
+                continue
             if parts == 0:
                 for tile in range(attention.query_tiles(tokens, group) - 1, -1, -1):
                     attention.attend_chunk(
@@ -164,7 +173,7 @@ def _attend_all(case, layer, sizes, tables, rows, window, parts, partials, out, 
                 attention.merge_parts(token, kv_head, parts, partials, group, head_dim, out)
 
 
-def computed(case: Case, parts: int, by_group: bool = False) -> Floats:
+def computed(case: Case, parts: int, by_group: bool = False, wide: bool = False) -> Floats:
     """What the kernels make of a case, whose arrays they change, with scratch of the size they ask for."""
     group = case.heads // case.kv_heads
     sizes = (case.heads, case.kv_heads, case.head_dim)
@@ -188,16 +197,17 @@ def computed(case: Case, parts: int, by_group: bool = False) -> Floats:
     arrays = (case.qkv, case.positions, case.write_blocks, case.rotations, case.pool)
     norms = 0 if case.norms is None else case.norms.ctypes.data
     store_all(arrays, norms, case.layer, sizes, by_group)
+    configuration = tile_configuration()
     _attend_all(
         arrays, case.layer, sizes, tables, rows, case.window, parts, partials.ctypes.data, out,
-        scratch.ctypes.data,
+        scratch.ctypes.data, configuration.ctypes.data if wide else 0,
     )  # fmt: skip
     assert np.all(scratch[-GUARD_BYTES:] == 0xAB)
     assert np.all(partials[-GUARD_BYTES:] == 0xAB)
     return out
 
 
-def check(case: Case, parts: int, by_group: bool = False, bound: float = BOUND) -> None:
+def check(case: Case, parts: int, by_group: bool = False, bound: float = BOUND, wide: bool = False) -> None:
     """Compare what comes out, and what is then stored, with what must be.
 
     Args:
@@ -205,9 +215,10 @@ def check(case: Case, parts: int, by_group: bool = False, bound: float = BOUND) 
         parts: 0 to attend as chunks, else the parts of each token's positions.
         by_group: store a token's KV heads one by one.
         bound: of the largest output.
+        wide: attend as chunks in tiles.
     """
     heads, before = case.heads_in_place(), case.pool.copy()
-    out = computed(case, parts, by_group)
+    out = computed(case, parts, by_group, wide)
     stored = case.read(case.pool)
     expected = case.attended(heads[:, : case.heads], stored)
     assert np.abs(out - expected).max() <= bound * np.abs(expected).max()

@@ -1,18 +1,24 @@
-"""Threads that take a function's units: each unit once, each part whole, and no failure that hangs."""
+"""Threads that take a job's units: each unit once, each part whole, and nobody is waited for in vain."""
 
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from numba import njit
-from numba.core.errors import TypingError
+from numba import carray, cfunc, types
+from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.team import Team, fetch_add, finish, load, take
+from ridgeline.kernels.jit.team import Team, fetch_add, finish, load, store, take
 
 PARTS = 400
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
+
+Integers = npt.NDArray[np.int64]
 
 
 @pytest.fixture
@@ -28,11 +34,35 @@ def make_team() -> Iterator[Callable[[int], Team]]:
         team.close()
 
 
-@njit(nogil=True)
-def _pass_on(thread, shared, values, takers):  # type: ignore[no-untyped-def]
+@intrinsic
+def _pointer(typing, address):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int64)(types.intp), generate
+
+
+def entry(function: Callable[..., None]) -> int:
+    """Its address, compiled; it stays alive with the module."""
+    compiled = cfunc(types.void(types.intp, types.intp, types.intp))(function)
+    _alive.append(compiled)
+    return int(compiled.address)
+
+
+_alive: list[Any] = []
+
+
+def job_of(*words: int | Integers) -> tuple[int, Integers]:
+    """An array of numbers and addresses, and its own address."""
+    array = np.array([word if isinstance(word, int) else word.ctypes.data for word in words], np.int64)
+    return array.ctypes.data, array
+
+
+def _pass_on(thread, shared, job):  # type: ignore[no-untyped-def]
     """Each part makes its row of the one before, from end to end: what is not finished would show."""
-    parts, units = values.shape
-    for part in range(1, parts):
+    units, values_at, takers_at = carray(_pointer(job), 3)
+    values, takers = carray(_pointer(values_at), (PARTS, units)), carray(_pointer(takers_at), (PARTS, units))
+    for part in range(1, PARTS):
         done = 0
         unit = take(shared, part)
         while unit < units:
@@ -43,46 +73,73 @@ def _pass_on(thread, shared, values, takers):  # type: ignore[no-untyped-def]
         finish(shared, part, done, units)
 
 
+@pytest.fixture(scope="module")
+def pass_on() -> int:
+    return entry(_pass_on)
+
+
 @THREADS
 @pytest.mark.parametrize("units", [1, 2, 7, 64])
 def test_units_are_taken_once_and_parts_are_whole_before_the_next(
-    make_team: Callable[[int], Team], threads: int, units: int
+    make_team: Callable[[int], Team], pass_on: int, threads: int, units: int
 ) -> None:
     team = make_team(threads)
     for repetition in range(30):
         values, takers = np.zeros((PARTS, units), np.int64), np.zeros((PARTS, units), np.int64)
         values[0] = repetition
-        team.run(_pass_on, values, takers)
+        address, _kept = job_of(units, values, takers)
+        team.run(pass_on, address)
         assert np.array_equal(values, np.broadcast_to(np.arange(PARTS)[:, None] + repetition, values.shape))
         assert np.isin(takers[1:], [1 << (8 * thread) for thread in range(threads)]).all()
 
 
-@njit(nogil=True)
-def _add_up(thread, shared, counter, rounds):  # type: ignore[no-untyped-def]
+def test_jobs_one_after_the_other_never_meet(make_team: Callable[[int], Team], pass_on: int) -> None:
+    """Thousands in a row, some at once and some after the others fell asleep: a thread that came too
+    late for one would be seen to change its memory afterwards."""
+    team, units = make_team(3), 3
+    done: list[tuple[Integers, int]] = []
+    for repetition in range(600):
+        values, takers = np.zeros((PARTS, units), np.int64), np.zeros((PARTS, units), np.int64)
+        values[0] = repetition
+        address, _kept = job_of(units, values, takers)
+        team.run(pass_on, address)
+        done.append((takers, int(takers.sum())))
+        if repetition % 50 == 0:
+            time.sleep(0.002)
+    assert all(int(takers.sum()) == total for takers, total in done)
+
+
+def _add_up(thread, shared, job):  # type: ignore[no-untyped-def]
+    counter, rounds, entered = carray(_pointer(job), 3)
+    fetch_add(entered, 1)
     for _ in range(rounds):
-        fetch_add(counter.ctypes.data, 1)
+        fetch_add(counter, 1)
 
 
 @THREADS
 def test_additions_are_not_lost(make_team: Callable[[int], Team], threads: int) -> None:
-    team, counter = make_team(threads), np.zeros(1, np.int64)
-    team.run(_add_up, counter, 0)
-    team.run(_add_up, counter, 200_000)
-    assert counter[0] == 200_000 * threads
+    team, counter, entered = make_team(threads), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    address, _kept = job_of(counter, 100_000, entered)
+    add_up = entry(_add_up)
+    for _ in range(10):
+        team.run(add_up, address)
+    assert 10 <= entered[0] <= 10 * threads
+    assert counter[0] == 100_000 * entered[0]
 
 
-@njit(nogil=True)
-def _wait_for_the_others(thread, shared, others_done, holders, units):  # type: ignore[no-untyped-def]
+def _wait_for_the_others(thread, shared, job):  # type: ignore[no-untyped-def]
     """Who takes the first unit keeps it until the rest are done."""
+    others_done, holders_at, units = carray(_pointer(job), 3)
+    holders = carray(_pointer(holders_at), units)
     done = 0
     unit = take(shared, 0)
     while unit < units:
         holders[unit] = thread
         if unit == 0:
-            while load(others_done.ctypes.data) < units - 1:
+            while load(others_done) < units - 1:
                 pass
         else:
-            fetch_add(others_done.ctypes.data, 1)
+            fetch_add(others_done, 1)
         done += 1
         unit = take(shared, 0)
     finish(shared, 0, done, units)
@@ -92,65 +149,35 @@ def _wait_for_the_others(thread, shared, others_done, holders, units):  # type: 
 def test_a_thread_that_is_held_up_leaves_the_rest_to_the_others(
     make_team: Callable[[int], Team], threads: int
 ) -> None:
-    team, units = make_team(threads), 50
-    others_done, holders = np.full(1, units, np.int64), np.full(units, -1, np.int64)
-    team.run(_wait_for_the_others, others_done, holders, units)
+    team, units, function = make_team(threads), 50, entry(_wait_for_the_others)
+    others_done, holders = np.zeros(1, np.int64), np.full(units, -1, np.int64)
+    address, _kept = job_of(others_done, holders, units)
     for _ in range(20):
         others_done[:] = 0
-        team.run(_wait_for_the_others, others_done, holders, units)
+        team.run(function, address)
         assert holders[0] not in holders[1:]
 
 
-def _failing(who: tuple[int, ...]) -> Callable[..., None]:
-    def function(thread: int, shared: int, fails: bool, seen: list[int]) -> None:
-        seen.append(thread)
-        if fails and thread in who:
-            raise ValueError(f"thread {thread}")
-
-    return function
+def _alone(thread, shared, job):  # type: ignore[no-untyped-def]
+    """What is done by whoever has it first: nobody else has to come for it."""
+    word = carray(_pointer(job), 1)
+    if take(shared, 0) == 0:
+        store(word[0], thread + 1)
 
 
-@pytest.mark.parametrize("who", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
-def test_a_failure_of_any_thread_is_raised_once(
-    make_team: Callable[[int], Team], who: tuple[int, ...]
-) -> None:
-    team, function = make_team(3), _failing(who)
-    team.run(function, False, [])
+def test_nobody_waits_for_a_thread_that_does_not_come(make_team: Callable[[int], Team]) -> None:
+    team, function, word = make_team(3), entry(_alone), np.zeros(1, np.int64)
+    lost = team._end.detach()
+    assert lost is not None
+    lost[1]()  # ends the threads, but does not say so to the team
+    for thread in team._others:
+        thread.join()
+    team._end = weakref.finalize(team, lambda: None)
+    address, _kept = job_of(word)
     for _ in range(3):
-        seen: list[int] = []
-        with pytest.raises(ValueError, match=f"thread [{''.join(map(str, who))}]"):
-            team.run(function, True, seen)
-        assert sorted(seen) == [0, 1, 2]
-        seen.clear()
-        team.run(function, False, seen)
-        assert sorted(seen) == [0, 1, 2]
-
-
-@THREADS
-def test_arguments_that_do_not_fit_are_refused_and_the_team_goes_on(
-    make_team: Callable[[int], Team], threads: int
-) -> None:
-    team, counter = make_team(threads), np.zeros(1, np.int64)
-    for _ in range(2):
-        with pytest.raises(TypingError, match="Unknown attribute"):
-            team.run(_add_up, "no array", 1)
-        team.run(_add_up, counter, 1)
-    assert counter[0] == 1 + threads
-
-
-@THREADS
-def test_the_first_call_is_made_by_the_caller_alone(make_team: Callable[[int], Team], threads: int) -> None:
-    """Otherwise all would compile it."""
-    team, seen = make_team(threads), []
-
-    def function(thread: int, shared: int) -> None:
-        seen.append((thread, threading.current_thread() is threading.main_thread()))
-
-    team.run(function)
-    assert seen == [(0, True)]
-    seen.clear()
-    team.run(function)
-    assert sorted(seen) == [(thread, thread == 0) for thread in range(threads)]
+        word[:] = 0
+        team.run(function, address)
+        assert word[0] == 1
 
 
 def compute_threads() -> set[Any]:
@@ -163,13 +190,22 @@ def test_closing_ends_the_threads(threads: int) -> None:
     team = Team(threads, 1)
     own = compute_threads() - before
     assert len(own) == threads - 1
-    function, seen = _failing(()), []
-    team.run(function, False, seen)
-    team.run(function, False, seen)
-    seen.clear()
+    word = np.zeros(1, np.int64)
+    address, _kept = job_of(word)
+    team.run(entry(_alone), address)
     team.close()
     team.close()
+    assert not any(thread.is_alive() for thread in own)
+    with pytest.raises(RuntimeError, match="closed"):
+        team.run(entry(_alone), address)
+
+
+def test_threads_of_a_team_that_is_forgotten_end_too() -> None:
+    before = compute_threads()
+    team = Team(3, 1)
+    own = compute_threads() - before
+    del team
+    gc.collect()
     for thread in own:
         thread.join(60)
         assert not thread.is_alive()
-    assert not seen

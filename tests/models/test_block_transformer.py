@@ -5,6 +5,7 @@ decides: in small models of random weights such differences grow from layer to l
 must lose no more than transformers loses when its activations are rounded in the same blocks.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from gguf.quants import dequantize, quantize
 from small_models import ARCHITECTURES, make_model, reference_logits
 
 from ridgeline.kernels.interface import Batch, Chunk
+from ridgeline.kernels.jit.target import has_tiles
+from ridgeline.models import block_transformer
 from ridgeline.models.block_transformer import BlockTransformer
 from ridgeline.models.block_weights import load_blocks, misfit
 from ridgeline.models.files import ModelFiles
@@ -56,21 +59,45 @@ class Model:
         assert error(got, exact) < 1.25 * rounding
 
 
-def block_model(files: ModelFiles, threads: int = 2) -> BlockTransformer:
-    return BlockTransformer(
-        files.config, load_blocks(files), blocks=16, block_size_tokens=16, max_positions=128, threads=threads
+NEVER = sys.maxsize
+WAYS = [NEVER, 1] if has_tiles() else [NEVER]
+"""From how many tokens on products are wide."""
+
+
+class Steps(BlockTransformer):
+    """What comes of a step is good until the next one; tests keep it."""
+
+    def forward(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, logits = super().forward(*arguments)
+        return hidden.clone(), logits.clone()
+
+
+def block_model(files: ModelFiles, threads: int = 2, least_wide: int = NEVER) -> BlockTransformer:
+    return Steps(
+        files.config,
+        load_blocks(files),
+        blocks=16,
+        block_size_tokens=16,
+        max_positions=128,
+        threads=threads,
+        least_wide=least_wide,
     )
 
 
+@pytest.fixture(scope="module", params=WAYS)
+def least_wide(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def model(request: pytest.FixtureRequest) -> Model:
+def model(request: pytest.FixtureRequest, least_wide: int) -> Model:
     exact, rounding = (make_model(request.param, **SIZES)[0] for _ in range(2))
     rounded_weights(exact)
     rounded_weights(rounding)
     for module in rounding.modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]), *inputs[1:]))
-    return Model(exact, rounding, block_model(make_model(request.param, **SIZES)[1]))
+    return Model(exact, rounding, block_model(make_model(request.param, **SIZES)[1], 2, least_wide))
 
 
 def batch(singles: list[tuple[int, int, int]], chunks: list[tuple[int, list[int], int]]) -> Batch:
@@ -133,11 +160,11 @@ def files() -> ModelFiles:
     return make_model("llama-biases", **SIZES)[1]
 
 
-def test_threads_and_company_change_nothing(files: ModelFiles) -> None:
+def test_threads_and_company_change_nothing(files: ModelFiles, least_wide: int) -> None:
     """Each row of a step is summed in the same order, whoever computes it and whatever is beside it."""
     results = []
     for threads in (1, 2, 3):
-        model = block_model(files, threads)
+        model = block_model(files, threads, least_wide)
         model.forward(batch([], [(0, PROMPT[:40], 0), (1, OTHER[:9], 0)]), np.array([39]))
         both = batch([(0, PROMPT[40], 40), (1, OTHER[9], 9)], [])
         results.append(model.forward(both, np.array([0, 1]))[1])
@@ -147,8 +174,8 @@ def test_threads_and_company_change_nothing(files: ModelFiles) -> None:
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-def test_only_the_rows_that_are_asked_for(files: ModelFiles) -> None:
-    model = block_model(files)
+def test_only_the_rows_that_are_asked_for(files: ModelFiles, least_wide: int) -> None:
+    model = block_model(files, 2, least_wide)
     given = batch([], [(0, PROMPT, 0)])
     _, everything = model.forward(given, all_rows(given))
     hidden, some = model.forward(given, np.array([80, 2]))
@@ -157,8 +184,8 @@ def test_only_the_rows_that_are_asked_for(files: ModelFiles) -> None:
     assert model.forward(given, np.array([], np.int64))[1].shape == (0, 320)
 
 
-def test_what_is_not_finite_spoils_its_own_sequence_only(files: ModelFiles) -> None:
-    model = block_model(files)
+def test_what_is_not_finite_spoils_its_own_sequence_only(files: ModelFiles, least_wide: int) -> None:
+    model = block_model(files, 2, least_wide)
     model.forward(batch([], [(0, PROMPT[:20], 0), (1, OTHER[:20], 0)]), np.array([19]))
     clean = model.forward(batch([(0, 1, 20), (1, 2, 20)], []), np.array([0, 1]))[1]
     model._pool[TABLES[0][0], 1, 1, 0, 5] = np.float16(np.nan).view(np.uint16)
@@ -167,6 +194,24 @@ def test_what_is_not_finite_spoils_its_own_sequence_only(files: ModelFiles) -> N
     assert torch.equal(spoilt[1], clean[1])
     model.clean(TABLES[0])
     assert torch.isfinite(model.forward(batch([(0, 1, 20)], []), np.array([0]))[1]).all()
+
+
+def test_the_head_is_wide_by_its_own_rows_and_steps_by_theirs(files: ModelFiles) -> None:
+    """Few logits after many tokens, and steps around the border: all are those of the other ways."""
+    narrow, mixed = block_model(files), block_model(files, 2, 8 if has_tiles() else NEVER)
+    for tokens in (7, 8, 9, 17, 33):
+        given = batch([], [(0, PROMPT[:tokens], 0)])
+        for rows in (np.array([tokens - 1]), all_rows(given)):
+            wanted, got = narrow.forward(given, rows)[1], mixed.forward(given, rows)[1]
+            assert error(got, wanted) < 0.1
+    narrow.close()
+    mixed.close()
+
+
+def test_tiles_are_refused_where_there_are_none(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_transformer, "has_tiles", lambda: False)
+    with pytest.raises(ValueError, match="no tiles"):
+        block_model(files, 1, 16)
 
 
 def test_models_that_do_not_fit() -> None:

@@ -17,10 +17,12 @@ from ridgeline.kernels.jit.attention_single import (
     single_scratch_bytes,
 )
 from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS, rotate_and_store, rotate_and_store_group
+from ridgeline.kernels.jit.attention_wide import attend_chunk_wide, wide_scratch_bytes
 
 __all__ = [
     "BLOCK_TOKENS",
     "attend_chunk",
+    "attend_chunk_wide",
     "attend_part",
     "attend_single",
     "count_parts",
@@ -37,4 +39,5 @@ __all__ = [
 @njit(error_model="numpy")
 def scratch_bytes(group: int, head_dim: int) -> int:
     """Of memory that each thread needs for attention, at any address."""
-    return max(single_scratch_bytes(group, head_dim), chunk_scratch_bytes(group, head_dim))
+    chunk = max(chunk_scratch_bytes(group, head_dim), wide_scratch_bytes(group, head_dim))
+    return max(single_scratch_bytes(group, head_dim), chunk)

@@ -214,13 +214,24 @@ def _absorb(function: Any) -> None:
     per_ln2 = constant(FLOATS, PER_LN2)
     before = body.load(F32, given["largest"], 4)
     running = cgutils.alloca_once_value(b, body.splat(before, FLOATS))
-    with counted(body, given["vectors"]) as index:
+
+    def look(index: Value, hides: bool) -> None:
         place = body.address(given["scores"], b.mul(index, I64(4 * LANES)))
-        at = b.add(body.splat(b.trunc(b.mul(index, I64(LANES)), I32), INTS), lanes)
-        is_seen = b.and_(b.icmp_signed(">=", at, low), b.icmp_signed("<", at, high))
-        scores = b.select(is_seen, body.load(FLOATS, place, 4), constant(FLOATS, _HIDDEN))
-        body.store(scores, place, 4)
+        scores = body.load(FLOATS, place, 4)
+        if hides:
+            at = b.add(body.splat(b.trunc(b.mul(index, I64(LANES)), I32), INTS), lanes)
+            is_seen = b.and_(b.icmp_signed(">=", at, low), b.icmp_signed("<", at, high))
+            scores = b.select(is_seen, scores, constant(FLOATS, _HIDDEN))
+            body.store(scores, place, 4)
         b.store(larger(body, b.load(running), scores), running)
+
+    is_first = b.icmp_signed("<=", given["low"], I64(0))
+    is_last = b.icmp_signed(">=", given["high"], b.mul(given["vectors"], I64(LANES)))
+    with b.if_else(b.and_(is_first, is_last)) as (all_seen, some_hidden):
+        with all_seen, counted(body, given["vectors"]) as index:
+            look(index, False)
+        with some_hidden, counted(body, given["vectors"]) as index:
+            look(index, True)
     largest = _fold(body, b.load(running), partial(larger, body))
     after = b.extract_element(largest, I32(0))
     top = b.fmul(largest, per_ln2)

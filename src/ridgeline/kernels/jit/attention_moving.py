@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.attention_math import counted
-from ridgeline.kernels.jit.ir import FLOATS, HALVES, I16, I32, I64, LANES, Body, constant, emitted
+from ridgeline.kernels.jit.ir import FLOATS, HALVES, I16, I32, I64, INTS, LANES, Body, constant, emitted
 
 _LARGEST_HALF = 65504.0
 _SHORTS = ir.VectorType(I16, LANES)
@@ -54,3 +54,29 @@ def narrow(typing, source, vectors, out, out_stride):
     Rounds to the nearest, to even where two are as near; what is beyond the largest float16 becomes that.
     """
     return emitted("ridgeline_attention_narrow", 4, _narrow)
+
+
+def _pair_rows(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    b = body.b
+    source, row_bytes, pairs, out = function.args
+    with counted(body, pairs) as index:
+        even = body.address(source, b.mul(b.mul(index, row_bytes), I64(2)))
+        bits = []
+        for place in (even, body.address(even, row_bytes)):
+            vector = b.fpext(body.load(HALVES, place, 2), FLOATS)
+            bits.append(b.add(b.bitcast(vector, INTS), constant(INTS, 0x8000)))
+        lower = b.lshr(bits[0], constant(INTS, 16))
+        upper = b.and_(bits[1], constant(INTS, 0xFFFF0000))
+        body.store(b.or_(lower, upper), body.address(out, b.mul(index, I64(4 * LANES))), 4)
+    b.ret_void()
+
+
+@intrinsic
+def pair_rows(typing, source, row_bytes, pairs, out):
+    """Rows of 16 float16, `row_bytes` apart, two by two to bfloat16: those of a pair stand in turn.
+
+    Rounds to the nearest. Not a number may become another, and stays none but for bits that no
+    computation gives.
+    """
+    return emitted("ridgeline_attention_pair_rows", 4, _pair_rows)

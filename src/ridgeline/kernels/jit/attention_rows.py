@@ -86,9 +86,9 @@ def add_rows(typing, width, factors, factor_stride, inputs, input_stride, depth,
     return emitted("ridgeline_attention_add_rows", len(_ADD), _products(_ADD))
 
 
-def _largest_of_each(body: Body, vectors: list[Value]) -> Value:
-    """The largest lane of each of up to eight vectors, in the lanes of one."""
-    vectors = vectors + vectors[-1:] * (8 - len(vectors))
+def largest_of_each(body: Body, vectors: list[Value]) -> Value:
+    """The largest lane of each of up to eight vectors, or of sixteen, in the lanes of one."""
+    vectors = vectors + vectors[-1:] * (8 - len(vectors))  # nothing where there are more
     run = LANES
     while run > 1:
         # Of two vectors with runs of lanes that belong together, one with runs of half the length.
@@ -116,7 +116,7 @@ def _weigh(function: Any) -> None:
         first, second, third, fourth = (body.load(FLOATS, place, 4) for place in row)
         tops.append(larger(body, larger(body, first, second), larger(body, third, fourth)))
     before = body.load(FLOATS, largest, 4)
-    after = larger(body, before, _largest_of_each(body, tops))
+    after = larger(body, before, largest_of_each(body, tops))
     body.store(after, largest, 4)
     after = b.fmul(after, per_ln2)
     scale = power_of_two(body, b.fsub(b.fmul(before, per_ln2), after))

@@ -1,24 +1,52 @@
 """What becomes of q, k and v before attention: norms, rotation, and a place in the KV cache."""
 
-import numpy as np
-from numba import njit
+from typing import Any
 
-from ridgeline.kernels.jit.activations import floats_at, norm_row
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from ridgeline.kernels.jit.activations import norm_row
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted
 from ridgeline.kernels.jit.attention_moving import narrow
+from ridgeline.kernels.jit.ir import F32, FLOATS, I64, VOID, Body
 
 BLOCK_TOKENS = 16
 
 
-@njit(error_model="numpy")
-def _rotate(place, rotation, head_dim, factor):
-    """Rotate the head at an address by the cosines and sines at another, then scale it."""
-    half = head_dim // 2
-    first, second = floats_at(place, half), floats_at(place + 4 * half, half)
-    cosines, sines = floats_at(rotation, half), floats_at(rotation + 4 * half, half)
-    for i in range(half):
-        x, y = first[i] * factor, second[i] * factor
-        first[i] = x * cosines[i] - y * sines[i]
-        second[i] = y * cosines[i] + x * sines[i]
+def _write_rotate(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    b = body.b
+    place, rotation, vectors, factor = function.args
+    half = b.mul(vectors, I64(LINE_BYTES))
+    scale = body.splat(factor, FLOATS)
+    with counted(body, vectors) as index:
+        at = b.mul(index, I64(LINE_BYTES))
+        places = body.address(place, at), body.address(place, b.add(at, half))
+        x, y = (b.fmul(body.load(FLOATS, each, 4), scale) for each in places)
+        cosine = body.load(FLOATS, body.address(rotation, at), 4)
+        sine = body.load(FLOATS, body.address(rotation, b.add(at, half)), 4)
+        body.store(b.fsub(b.fmul(x, cosine), b.fmul(y, sine)), places[0], 4)
+        body.store(b.fadd(b.fmul(y, cosine), b.fmul(x, sine)), places[1], 4)
+    b.ret_void()
+
+
+@intrinsic
+def _rotate(typing, place, rotation, vectors, factor):
+    """Rotate the head at an address by the cosines and sines at another, 16 times `vectors`; scale it."""
+    name, kind = "ridgeline_attention_rotate", ir.FunctionType(VOID, [I64, I64, I64, F32])
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(builder.module, kind, name)
+            function.linkage = "internal"
+            _write_rotate(function)
+        builder.call(function, values)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.float32), generate
 
 
 @njit(nogil=True, error_model="numpy")
@@ -54,7 +82,7 @@ def rotate_and_store_group(
         pool: uint16 [blocks, layers, 2, kv_heads, 16 * head_dim], float16 in fact. What does not fit
             in one becomes its largest value.
         layer: whose cache.
-        heads, kv_heads, head_dim: of the model; head_dim is a multiple of 16.
+        heads, kv_heads, head_dim: of the model; head_dim is a multiple of 32.
         attention_scale: factor of the scores.
     """
     group = heads // kv_heads
@@ -68,7 +96,8 @@ def rotate_and_store_group(
         if head_norms != 0:
             weight = head_norms + 4 * head_dim if is_key else head_norms
             norm_row(place, weight, head_dim, norm_eps, place)
-        _rotate(place, rotation, head_dim, np.float32(1.0) if is_key else np.float32(attention_scale))
+        factor = np.float32(1.0) if is_key else np.float32(attention_scale)
+        _rotate(place, rotation, head_dim // 32, factor)
     block = pool.ctypes.data + write_blocks[token] * pool.strides[0] + layer * pool.strides[1]
     block += kv_head * pool.strides[3]
     offset = position % BLOCK_TOKENS

@@ -1,7 +1,9 @@
 """What the processor can do, as far as the kernels care."""
 
+import ctypes
 import functools
 import os
+import sys
 
 from llvmlite import binding, ir
 from numba.core import config
@@ -26,8 +28,10 @@ _NAMED = {
     "znver2": AVX2,
     "znver3": AVX2,
     "alderlake": AVX_VNNI,
+    "icelake-server": AVX512,
+    "znver4": AVX512,
 }
-"""Processors that `NUMBA_CPU_NAME` may ask for in place of the one that there is."""
+"""Processors that `NUMBA_CPU_NAME` may ask for in place of the one that there is; none of them has tiles."""
 
 if os.environ.get("NUMBA_CPU_NAME") and config.CPU_FEATURES is None:
     # Numba adds what this machine can do to what the named processor can.
@@ -40,11 +44,29 @@ def instruction_set() -> str | None:
     named = config.CPU_NAME
     if named:
         return _NAMED.get(named)
+    if sys.platform != "linux":  # threads wait for one another by its means
+        return None
     try:
         found = {name for name, has in binding.get_host_cpu_features().items() if has}
     except RuntimeError:  # LLVM cannot tell on this kind of machine
         return None
     return next((name for name, needs in _NEEDS.items() if needs <= found), None)
+
+
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""Of Linux on x86-64."""
+
+
+@functools.cache
+def has_tiles() -> bool:
+    """Whether there are AMX tiles for bfloat16, and the system lets this process have them."""
+    if config.CPU_NAME or instruction_set() != AVX512:
+        return False
+    found = binding.get_host_cpu_features()
+    if not (found.get("amx-tile") and found.get("amx-bf16")):
+        return False
+    # Threads need more room to be saved in once they use tiles, so each process has to ask.
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
 
 
 @functools.cache

@@ -1,0 +1,268 @@
+"""The parts of a step that are products: activations with packed weights, and what goes with them.
+
+A product is *wide* where the step's is, see `wide`; then its thread has a panel, whose address is given.
+"""
+
+from typing import Any, NamedTuple
+
+from numba import njit
+
+from ridgeline.kernels.jit.activations import add_16, quantise_block, silu_mul_16
+from ridgeline.kernels.jit.products import BLOCK, BLOCK_BYTES, FORM_4_MINIMUM, MAX_ROWS, TILES, product
+from ridgeline.kernels.jit.team import finish, take
+from ridgeline.kernels.jit.wide import (
+    BLOCK_PANEL_BYTES,
+    PANEL_TILES,
+    ROWS,
+    TILE_BYTES,
+    multiply_panel,
+    round_block,
+    unpack_panel,
+)
+
+_UNIT_BYTES = 24 << 10
+"""Of weights, that a thread takes at once where little is computed with each."""
+
+_ROWS_AT_ONCE = 42 * 6
+"""Activations that stay in the second cache while the weights pass by."""
+
+_WIDE_BYTES_AT_ONCE = 1536 << 10
+"""Of activations in bfloat16, the same."""
+
+_UNITS_PER_THREAD = 4
+"""At least, where there are rows enough: who has one unit more than others does not hold them up for long."""
+
+GATED_TILES = 4
+"""Tiles of 16 outputs for 32 gates and as many ups: they make one block of the next product's inputs."""
+
+_GATED_PANELS = GATED_TILES // PANEL_TILES
+
+GATED_BYTES = 64 * GATED_TILES * max(MAX_ROWS, ROWS)
+"""Of the scratch that `gate` needs."""
+
+
+class Matrix(NamedTuple):
+    """Packed weights: how they are stored, and the addresses of them and of float32 biases; 0 for none."""
+
+    form: Any
+    weights: Any
+    bias: Any
+
+
+@njit(inline="always")
+def address_of(array, row, offset_bytes):
+    """Of something in a row of a matrix."""
+    return array.ctypes.data + row * array.strides[0] + offset_bytes
+
+
+def panel_bytes(columns: int) -> int:
+    """Of memory that each thread needs for wide products, with so many inputs at most."""
+    return _GATED_PANELS * BLOCK_PANEL_BYTES * columns // BLOCK
+
+
+@njit(inline="always")
+def wide_address(x, row, block):
+    """Of a block of a row, where activations lie as wide products take them."""
+    tile = row // 16 * x.scales.shape[1] + block
+    return x.rounded.ctypes.data + tile * TILE_BYTES + row % 16 * (TILE_BYTES // 16)
+
+
+@njit
+def convert(source, row, column, columns, wide, into):
+    """Make activations of `columns` float32 at the address `source`: in a row, from a column on."""
+    if wide:
+        for block in range(columns // BLOCK):
+            place = wide_address(into, row, column // BLOCK + block)
+            round_block(source + 4 * BLOCK * block, place)
+        return
+    for block in range(columns // BLOCK):
+        at = column // BLOCK + block
+        quantise_block(
+            source + 4 * BLOCK * block,
+            address_of(into.values, row, column + BLOCK * block),
+            address_of(into.scales, row, 4 * at),
+            address_of(into.counts, row, 4 * at),
+            address_of(into.totals, row, 4 * at),
+        )
+
+
+@njit
+def _tiles(matrix, x, splits, first, rows, tile, out, out_stride, accumulate):
+    """`TILES` tiles of outputs, from `tile` on, of rows of activations."""
+    form = matrix.form
+    blocks = x.scales.shape[1]
+    stride = BLOCK_BYTES[form] * blocks
+    sums_address = x.totals.ctypes.data if form == FORM_4_MINIMUM else x.counts.ctypes.data
+    done = 0
+    while done < rows:
+        part = splits[form, min(rows - done, splits.shape[1] - 1)]
+        row = first + done
+        product(
+            form,
+            part,
+            address_of(x.values, row, 0),
+            x.values.shape[1],
+            address_of(x.scales, row, 0),
+            sums_address + row * 4 * blocks,
+            4 * blocks,
+            matrix.weights + tile * stride,
+            stride,
+            blocks,
+            out + done * out_stride,
+            out_stride,
+            accumulate,
+        )
+        done += part
+
+
+@njit
+def _rows_at_once(tokens, columns, units, threads):
+    """How many rows of activations to do in a unit of a wide product."""
+    rows = max(ROWS, _WIDE_BYTES_AT_ONCE // (2 * columns) // ROWS * ROWS)
+    while rows > 2 * ROWS and -(-tokens // rows) * units < _UNITS_PER_THREAD * threads:
+        rows //= 2
+    return -(-rows // ROWS) * ROWS
+
+
+@njit
+def _multiply_rows(x, first, end, panel, out, out_stride, accumulate):
+    """Rows from `first` to before `end`, filled up to 16, with a panel; `out` is where the first goes."""
+    row = first
+    while row < end:
+        tiles = 2 if end - row > ROWS // 2 else 1
+        blocks = x.scales.shape[1]
+        multiply_panel(
+            tiles,
+            wide_address(x, row, 0),
+            TILE_BYTES // 16,
+            TILE_BYTES,
+            TILE_BYTES * blocks,
+            panel,
+            blocks,
+            out + (row - first) * out_stride,
+            out_stride,
+            accumulate,
+        )
+        row += tiles * (ROWS // 2)
+
+
+@njit
+def _multiply_wide(shared, part, matrix, x, tokens, out, accumulate, panels, thread):
+    panel = address_of(panels, thread, 0)
+    columns, blocks = out.shape[1] // (16 * PANEL_TILES), x.scales.shape[1]
+    stride = BLOCK_BYTES[matrix.form] * blocks
+    at_once = _rows_at_once(tokens, x.rounded.shape[1], columns, panels.shape[0])
+    units, done = columns * -(-tokens // at_once), 0
+    unit = take(shared, part)
+    while unit < units:
+        first, tile = unit // columns * at_once, unit % columns * PANEL_TILES
+        end = min(first + at_once, tokens)
+        unpack_panel(matrix.form, matrix.weights + tile * stride, stride, blocks, panel)
+        place = address_of(out, first, 64 * tile)
+        _multiply_rows(x, first, end, panel, place, out.strides[0], accumulate)
+        if matrix.bias:
+            for row in range(first, end):
+                for i in range(tile, tile + PANEL_TILES):
+                    add_16(matrix.bias + 64 * i, address_of(out, row, 64 * i))
+        done += 1
+        unit = take(shared, part)
+    finish(shared, part, done, units)
+
+
+@njit
+def multiply(shared, part, matrix, x, splits, tokens, out, accumulate, panels, thread):
+    """A product of activations with packed weights, into or onto float32 `out` [tokens, outputs]."""
+    if panels.shape[0]:
+        _multiply_wide(shared, part, matrix, x, tokens, out, accumulate, panels, thread)
+        return
+    pairs = out.shape[1] // (16 * TILES)
+    pair_bytes = TILES * BLOCK_BYTES[matrix.form] * x.scales.shape[1]
+    grain = max(1, _UNIT_BYTES // pair_bytes) if tokens <= MAX_ROWS else 1
+    columns = -(-pairs // grain)
+    chunks = -(-tokens // _ROWS_AT_ONCE)
+    units, done = columns * chunks, 0
+    unit = take(shared, part)
+    while unit < units:
+        first = unit // columns * _ROWS_AT_ONCE
+        rows = min(tokens - first, _ROWS_AT_ONCE)
+        begin = unit % columns * grain
+        end = min(begin + grain, pairs)
+        for tile in range(TILES * begin, TILES * end, TILES):
+            place = address_of(out, first, 64 * tile)
+            _tiles(matrix, x, splits, first, rows, tile, place, out.strides[0], accumulate)
+        if matrix.bias:
+            for row in range(first, first + rows):
+                for tile in range(TILES * begin, TILES * end):
+                    add_16(matrix.bias + 64 * tile, address_of(out, row, 64 * tile))
+        done += 1
+        unit = take(shared, part)
+    finish(shared, part, done, units)
+
+
+@njit
+def _activate(matrix, place, row, column, wide, gated):
+    """silu(gate) * up of 32 gates and their ups at an address, as activations."""
+    if matrix.bias:
+        for tile in range(GATED_TILES):
+            add_16(matrix.bias + 64 * (GATED_TILES * column + tile), place + 64 * tile)
+    silu_mul_16(place, place + 128, place)
+    silu_mul_16(place + 64, place + 192, place + 64)
+    convert(place, row, BLOCK * column, BLOCK, wide, gated)
+
+
+@njit
+def _gate_wide(shared, part, matrix, x, tokens, scratch, gated, panels, thread):
+    panel, out_stride = address_of(panels, thread, 0), 64 * GATED_TILES
+    columns, blocks = gated.scales.shape[1], x.scales.shape[1]
+    stride = BLOCK_BYTES[matrix.form] * blocks
+    at_once = _rows_at_once(tokens, x.rounded.shape[1], columns, panels.shape[0])
+    units, done = columns * -(-tokens // at_once), 0
+    unit = take(shared, part)
+    while unit < units:
+        first, column = unit // columns * at_once, unit % columns
+        end = min(first + at_once, tokens)
+        for i in range(_GATED_PANELS):
+            weights = matrix.weights + (GATED_TILES * column + PANEL_TILES * i) * stride
+            unpack_panel(matrix.form, weights, stride, blocks, panel + i * BLOCK_PANEL_BYTES * blocks)
+        for row in range(first, end, ROWS):
+            rows = min(ROWS, end - row)
+            for i in range(_GATED_PANELS):
+                place = scratch + 64 * PANEL_TILES * i
+                _multiply_rows(
+                    x, row, row + rows, panel + i * BLOCK_PANEL_BYTES * blocks, place, out_stride, 0
+                )
+            for j in range(rows):
+                _activate(matrix, scratch + j * out_stride, row + j, column, 1, gated)
+        done += 1
+        unit = take(shared, part)
+    finish(shared, part, done, units)
+
+
+@njit
+def gate(shared, part, matrix, x, splits, tokens, scratch, gated, panels, thread):
+    """The product with gate and up, silu(gate) * up, and that as activations."""
+    if panels.shape[0]:
+        _gate_wide(shared, part, matrix, x, tokens, scratch, gated, panels, thread)
+        return
+    columns = gated.scales.shape[1]
+    chunks = -(-tokens // _ROWS_AT_ONCE)
+    units, done = columns * chunks, 0
+    unit = take(shared, part)
+    while unit < units:
+        begin = unit // columns * _ROWS_AT_ONCE
+        column = unit % columns
+        end = min(tokens, begin + _ROWS_AT_ONCE)
+        first = begin
+        while first < end:
+            rows = splits[matrix.form, min(end - first, splits.shape[1] - 1)]
+            for tile in range(0, GATED_TILES, TILES):
+                place = scratch + 64 * tile
+                _tiles(
+                    matrix, x, splits, first, rows, GATED_TILES * column + tile, place, 64 * GATED_TILES, 0
+                )
+            for row in range(rows):
+                _activate(matrix, scratch + row * 64 * GATED_TILES, first + row, column, 0, gated)
+            first += rows
+        done += 1
+        unit = take(shared, part)
+    finish(shared, part, done, units)
