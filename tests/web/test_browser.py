@@ -160,6 +160,7 @@ def test_a_server_that_goes_away_and_comes_back(server: Server, open_page: OpenP
 
 def test_what_cannot_be_sent_stays_in_the_box(server: Server, open_page: OpenPage) -> None:
     page = open_page(server.url, allow=LOST)
+    expect(box(page)).to_be_visible()  # what the page itself needs has arrived
     server.stop()
     say(page, "Are you there?")
     expect(page.get_by_role("alert").filter(has_text="The server does not answer")).to_be_visible()

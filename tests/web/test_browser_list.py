@@ -34,7 +34,7 @@ def test_groups_follow_the_calendar_not_24_hours(server: Server, open_page: Open
     page = open_page(server.url)
     labels = page.evaluate(
         """async () => {
-            const app = document.querySelector('script').src;
+            const app = document.querySelector('script[type=module]').src;
             const { byDate } = await import(app.replace('app.js', 'list.js'));
             const today = new Date(2026, 2, 31).getTime();
             const at = (...when) => ({ updated_ms: new Date(...when).getTime() });
