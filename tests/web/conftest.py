@@ -11,7 +11,7 @@ from served import Server
 
 from ridgeline.web.settings import WebSettings
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = "/usr/bin/chromium-headless-shell"
 TIMEOUT_MS = 30_000  # what holds passes at once; the rest is for machines that are busy otherwise
 CHROMIUM_FLAGS = [
     "--no-sandbox",
