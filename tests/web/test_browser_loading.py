@@ -12,6 +12,7 @@ pytestmark = pytest.mark.browser
 
 OpenPage = Callable[..., Page]
 GONE = ("ERR_FAILED", "ERR_CONNECTION_REFUSED")
+TRIES_AFTER_MS = 2100
 
 
 def tries(request: Request) -> bool:
@@ -21,28 +22,50 @@ def tries(request: Request) -> bool:
 @pytest.mark.parametrize("file", ["message.js", "css/base.css"])
 def test_a_server_that_goes_before_the_page_is_whole(server: Server, open_page: OpenPage, file: str) -> None:
     page = open_page(server.url, allow=GONE)
+    page.clock.install()
     page.route(f"**/assets/*/{file}", lambda route: route.abort())
     page.route(f"{server.url}/", lambda route: route.abort() if tries(route.request) else route.continue_())
-    with page.expect_event("requestfailed", tries):
-        page.reload()
+    page.reload()
     said = page.get_by_role("heading", name="The server does not answer")
     expect(said if file.endswith(".js") else box(page)).to_be_visible()
     if file.endswith(".js"):
         expect(page.get_by_text("This page tries again by itself.")).to_be_visible()
         assert axe.violations(page) == []
+    with page.expect_event("requestfailed", tries):
+        page.clock.fast_forward(TRIES_AFTER_MS)
     page.unroute_all()
+    page.clock.fast_forward(TRIES_AFTER_MS)
     expect(box(page)).to_be_visible()
     expect(page.locator("header")).to_have_css("display", "flex")
 
 
+def test_a_page_that_lives_is_loaded_again_but_once(server: Server, open_page: OpenPage) -> None:
+    """Where a stylesheet is blocked for good, by whatever it is."""
+    page = open_page(server.url, allow=GONE)
+    page.clock.install()
+    page.route("**/assets/*/css/base.css", lambda route: route.abort())
+    loads: list[str] = []
+    page.on("request", lambda request: loads.append(request.url) if request.is_navigation_request() else None)
+    page.reload()
+    expect(box(page)).to_be_visible()
+    with page.expect_navigation():
+        page.clock.fast_forward(TRIES_AFTER_MS)
+    expect(box(page)).to_be_visible()
+    page.clock.fast_forward(100_000)
+    page.evaluate("() => fetch('/web/session').then((response) => response.text())")
+    assert len(loads) == 2
+
+
 def test_a_server_that_goes_before_the_first_requests(server: Server, open_page: OpenPage) -> None:
     page = open_page(server.url, allow=GONE)
+    page.clock.install()
     for path in ("**/web/session", "**/web/conversations"):
         page.route(path, lambda route: route.abort())
         page.reload()
         expect(page.get_by_role("heading", name="The server does not answer")).to_be_visible()
         expect(page.get_by_text("This page tries again by itself.")).to_be_visible()
         page.unroute_all()
+        page.clock.fast_forward(TRIES_AFTER_MS)
         expect(box(page)).to_be_visible()
 
 
