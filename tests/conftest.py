@@ -43,6 +43,16 @@ _unexpected: list[str] = []
 _passed: list[str] = []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest begins first, so that no process goes on long after the others."""
+    items.sort(key=lambda item: -_own_timeout_seconds(item))
+
+
+def _own_timeout_seconds(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return marker.args[0] if marker else 0
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note each skipped test, and whether its markers allow that: reports of all processes come here."""
     if report.skipped and not hasattr(report, "wasxfail"):
