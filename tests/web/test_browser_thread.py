@@ -170,6 +170,7 @@ def test_a_version_of_an_earlier_message_stays_under_the_eye(server: Server, ope
         ask(page, text)
     edit(page, 0).fill("Otherwise")
     page.get_by_role("button", name="Save & send").click()
+    expect(page.locator("article.question .bubble")).to_have_text(["Otherwise"])
     finished(page)
     back = page.get_by_role("button", name="Previous version")
     page.locator(".scroller").evaluate(
