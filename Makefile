@@ -13,6 +13,8 @@ ARGS ?=
 SERVE_STAMP := $(VENV)/.installed-serve
 TEST_STAMP := $(VENV)/.installed-test
 INPUTS := pyproject.toml constraints.txt
+# A file's tests share servers and browsers, and so stay on one process. ARGS="-n0" is all on one.
+PROCESSES := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
 
 .PHONY: help serve test lint bench docs clean
@@ -29,7 +31,7 @@ serve: $(SERVE_STAMP)
 	@exec $(BIN)/ridgeline serve $(ARGS)
 
 test: $(TEST_STAMP)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest $(PROCESSES) $(ARGS)
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .

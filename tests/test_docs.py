@@ -101,7 +101,7 @@ def test_the_configuration_example_is_accepted(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         env=clean_environment(),
     )

@@ -17,6 +17,7 @@ MODULE_SKIP = "import pytest\npytest.skip('absent', allow_module_level=True)\n"
 ONLY_GPU_SKIP = GPU_SKIP.replace("def test_ok(): pass\n", "")
 
 
+@pytest.mark.parametrize("processes", ["0", "2"])
 @pytest.mark.parametrize(
     ("source", "no_skips", "code", "says"),
     [
@@ -28,7 +29,7 @@ ONLY_GPU_SKIP = GPU_SKIP.replace("def test_ok(): pass\n", "")
     ],
 )
 def test_skips_are_failures_where_asked(
-    tmp_path: Path, source: str, no_skips: str, code: int, says: str
+    tmp_path: Path, source: str, no_skips: str, code: int, says: str, processes: str
 ) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  needs_gpu: x\n")
@@ -36,9 +37,10 @@ def test_skips_are_failures_where_asked(
     (tmp_path / "test_small.py").write_text(source)
     if others:
         (tmp_path / "test_others.py").write_text(others)
+    environment = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", str(tmp_path)],
-        env=os.environ | {"RIDGELINE_NO_SKIPS": no_skips},
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-n", processes, str(tmp_path)],
+        env=environment | {"RIDGELINE_NO_SKIPS": no_skips},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -45,7 +45,7 @@ def serving(app: object) -> Iterator[str]:
     server.startup = startup_and_tell
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}"

@@ -73,7 +73,7 @@ def test_the_terminal_chat_answers(fresh: Served) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env=clean_environment(),
     )
@@ -130,7 +130,7 @@ def test_a_cut_model_file_is_named(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env=clean_environment(),
     )

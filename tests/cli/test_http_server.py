@@ -77,7 +77,7 @@ class Up:
         self._ready.set()
 
     async def wait_until_ready(self) -> None:
-        await asyncio.wait_for(self._ready.wait(), 10)
+        await asyncio.wait_for(self._ready.wait(), 60)
 
     async def exchange(self, *pieces: bytes) -> bytes:
         """What the server answers on one connection until it closes it."""
@@ -85,7 +85,7 @@ class Up:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
         return answer
 
@@ -99,7 +99,7 @@ async def running() -> AsyncIterator[Up]:
     finally:
         up.backend.may_end.set()
         up.server.should_exit = True
-        await asyncio.wait_for(up.task, 20)
+        await asyncio.wait_for(up.task, 60)
 
 
 async def test_connections_are_taken_only_when_the_first_answer_was_made() -> None:
@@ -151,7 +151,7 @@ async def test_the_first_signal_drains_and_says_what_is_in_flight() -> None:
         answer = await up.exchange(HEAD + b"Connection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK")
         up.backend.may_end.set()
-        await asyncio.wait_for(up.task, 20)
+        await asyncio.wait_for(up.task, 60)
 
 
 def test_connections_keep_within_file_descriptors() -> None:

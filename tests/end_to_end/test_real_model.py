@@ -15,7 +15,7 @@ def client(base_url: str):
         yield client
 
 
-def eventually(condition, seconds: float = 10.0) -> None:
+def eventually(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

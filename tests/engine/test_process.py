@@ -80,7 +80,10 @@ async def test_a_refusal_crosses_the_border_as_it_is(replica: Replica) -> None:
         return await collect(replica, tokens=300, request_id=f"r{i}")
 
     runs = [asyncio.create_task(one(i)) for i in range(300)]
-    done = await asyncio.gather(*runs[:300], return_exceptions=True)
+    await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
+    for run in runs:
+        run.cancel()
+    done = await asyncio.gather(*runs, return_exceptions=True)
     refusals = [r for r in done if isinstance(r, Refusal)]
     assert {r.code for r in refusals} == {"at_capacity"}
     assert all("max_waiting is 256" in r.message for r in refusals)
@@ -88,13 +91,13 @@ async def test_a_refusal_crosses_the_border_as_it_is(replica: Replica) -> None:
 
 async def test_a_killed_engine_ends_every_stream_and_says_so(replica: Replica) -> None:
     stream = asyncio.create_task(collect(replica, tokens=3000))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not replica.status().requests_in_flight:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
     os.kill(process_of(replica).pid, signal.SIGKILL)
     with pytest.raises(Refusal) as refused:
-        await asyncio.wait_for(stream, 10)
+        await asyncio.wait_for(stream, 60)
     assert refused.value.code == "internal_error"
     assert "code -9" in refused.value.message
     assert replica.status().state == "failed"
@@ -118,14 +121,14 @@ def test_the_process_ends_when_the_server_is_gone(tmp_path) -> None:
     process = EngineProcess([ModelSpec(str(path), random_weights=True)], OPTIONS)
     process.wait_until_loaded()
     process._pipe.close()  # as the system does when the server is killed
-    assert process._process.wait(10) == 0
+    assert process._process.wait(60) == 0
 
 
 def test_the_process_ends_when_the_server_goes_before_it_has_loaded(tmp_path, capfd) -> None:
     path = write_config(tmp_path, 4096)
     process = EngineProcess([ModelSpec(str(path), random_weights=True)], OPTIONS)
     process._pipe.close()
-    assert process._process.wait(30) == 0
+    assert process._process.wait(60) == 0
     assert capfd.readouterr().err == ""
 
 

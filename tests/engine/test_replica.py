@@ -60,7 +60,7 @@ def text_of(deltas: list[Delta], index: int = 0) -> str:
     return "".join(d.text for d in deltas if d.index == index)
 
 
-async def until(condition, seconds: float = 10.0) -> None:
+async def until(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -208,13 +208,23 @@ async def test_tiny_kv_preempts_and_every_answer_is_what_it_would_be_alone(tmp_p
         assert engines(replica)[0].scheduler.counters.preemptions > 0
 
 
-async def test_draining_refuses_the_new_finishes_the_old_and_cancels_the_rest(replica: Replica) -> None:
+async def test_draining_refuses_the_new_finishes_the_old_and_cancels_the_rest(
+    replica: Replica, monkeypatch
+) -> None:
+    executor = engines(replica)[0].executor
+    take = executor.collect
+
+    def slowly(handle):
+        time.sleep(0.002)  # so that 1000 tokens take longer than the drain, and 20 do not by far
+        return take(handle)
+
+    monkeypatch.setattr(executor, "collect", slowly)
     short = asyncio.create_task(collect(replica, ask(id="short")))
     endless = asyncio.create_task(
         collect(replica, ask(id="endless", stopping=Stopping(max_tokens=1000, ignore_eos=True)))
     )
     await until(lambda: replica.status().requests_in_flight == 2)
-    draining = asyncio.create_task(replica.drain(0.3))
+    draining = asyncio.create_task(replica.drain(1.5))
     await asyncio.sleep(0)
     with pytest.raises(Refusal) as refused:
         await collect(replica, ask(id="late"))
@@ -233,7 +243,7 @@ async def test_a_prompt_tokenised_while_the_server_drains_is_refused_and_does_no
     encode = tokenizer.encode
 
     def slowly(text: str) -> list[int]:
-        assert may_go_on.wait(10)
+        assert may_go_on.wait(60)
         return encode(text)
 
     monkeypatch.setattr(tokenizer, "encode", slowly)
@@ -243,14 +253,14 @@ async def test_a_prompt_tokenised_while_the_server_drains_is_refused_and_does_no
     await replica.close()
     may_go_on.set()
     with pytest.raises(Refusal) as refused:
-        await asyncio.wait_for(late, 10)
+        await asyncio.wait_for(late, 60)
     assert refused.value.code == "shutting_down"
 
 
 async def test_a_bug_in_the_engine_ends_every_stream_and_says_failed(replica: Replica, monkeypatch) -> None:
     monkeypatch.setattr(engines(replica)[0].scheduler, "commit", lambda *_: 1 / 0)
     with pytest.raises(Refusal) as refused:
-        await asyncio.wait_for(collect(replica, ask()), 10)
+        await asyncio.wait_for(collect(replica, ask()), 60)
     assert refused.value.code == "internal_error"
     assert replica.status().state == "failed"
     with pytest.raises(Refusal):
@@ -264,7 +274,7 @@ async def test_a_step_that_breaks_fails_its_sequences_and_the_engine_goes_on(
     launch = executor.launch
     monkeypatch.setattr(executor, "collect", lambda handle: 1 / 0)
     with pytest.raises(Refusal) as refused:
-        await asyncio.wait_for(collect(replica, ask()), 10)
+        await asyncio.wait_for(collect(replica, ask()), 60)
     assert refused.value.code == "internal_error"
     monkeypatch.undo()
     assert executor.launch == launch

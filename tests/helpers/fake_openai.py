@@ -102,7 +102,7 @@ class Running:
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._up.wait(10)
+        assert self._up.wait(60)
 
     def _run(self) -> None:
         async def main() -> None:

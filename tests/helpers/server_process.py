@@ -110,7 +110,7 @@ class Served:
         assert self._up.wait(seconds), f"not up after {seconds} s:\n{self.errors}"
         assert self.url, f"ended with {self.process.wait(10)}:\n{self.errors}"
 
-    def wait_for_error(self, text: str, seconds: float = 20) -> None:
+    def wait_for_error(self, text: str, seconds: float = 60) -> None:
         """Wait until standard error contains the text."""
         until = time.monotonic() + seconds
         while text not in self.errors:
@@ -135,7 +135,7 @@ class Served:
 
     def _open(self, request: urllib.request.Request) -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 status, text = response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             status, text = error.code, error.read().decode()

@@ -43,6 +43,23 @@ def ask(page: Page, text: str) -> None:
     finished(page)
 
 
+def patched(page: Page) -> Any:
+    """Around what changes a conversation: waits until the server has taken it."""
+    return page.expect_response(lambda response: response.request.method == "PATCH" and response.ok)
+
+
+def with_clock(page: Page) -> None:
+    """Load the page again with a clock that goes as ever, and can be moved on by tests."""
+    page.clock.install()
+    page.reload()
+    expect(box(page)).to_be_visible()
+
+
+def in_clipboard(page: Page, text: str) -> None:
+    """Wait until it is there: the page is told of that later."""
+    page.wait_for_function("async (text) => (await navigator.clipboard.readText()) === text", arg=text)
+
+
 def words(count: int) -> str:
     """So many words, each a token of the scripted backend."""
     return " ".join(f"word{n}" for n in range(count))

@@ -11,7 +11,8 @@ from served import Server
 
 from ridgeline.web.settings import WebSettings
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = "/usr/bin/chromium-headless-shell"
+TIMEOUT_MS = 30_000  # what holds passes at once; the rest is for machines that are busy otherwise
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -46,8 +47,9 @@ def server(make_server: Callable[..., Server]) -> Server:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield browser
@@ -56,14 +58,19 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages that may write no error to the console and ask no other host for anything."""
+    """Opens pages that may write no error to the console and ask no other host for anything.
+
+    They are past their first requests when they are handed out.
+    """
+    from playwright.sync_api import expect
+
     with contextlib.ExitStack() as stack:
         faults: list[str] = []
 
         def open_page(url: str, *, allow: tuple[str, ...] = (), **options: Any) -> Any:
             context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
             stack.callback(context.close)
-            context.set_default_timeout(10_000)
+            context.set_default_timeout(TIMEOUT_MS)
             page = context.new_page()
             origin = "/".join(url.split("/")[:3])
 
@@ -79,6 +86,7 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
             context.on("console", on_console)
             context.on("weberror", lambda error: faults.append(f"exception: {error.error}"))
             page.goto(url)
+            expect(page.locator("main.gate[aria-busy=true]")).to_have_count(0)
             return page
 
         yield open_page

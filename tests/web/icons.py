@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = "/usr/bin/chromium-headless-shell"
 STATIC = Path(__file__).parents[2] / "src" / "ridgeline" / "web" / "static"
 GROUND = "#1f6b5e"
 # Name, pixels, whether the ground fills the square, and how much of it the drawing takes. Of a

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from chatting import in_clipboard, with_clock
 from playwright.sync_api import Page, expect
 from served import Server
 
@@ -160,6 +161,7 @@ def test_a_server_that_goes_away_and_comes_back(server: Server, open_page: OpenP
 
 def test_what_cannot_be_sent_stays_in_the_box(server: Server, open_page: OpenPage) -> None:
     page = open_page(server.url, allow=LOST)
+    expect(box(page)).to_be_visible()  # what the page itself needs has arrived
     server.stop()
     say(page, "Are you there?")
     expect(page.get_by_role("alert").filter(has_text="The server does not answer")).to_be_visible()
@@ -171,14 +173,16 @@ def test_what_cannot_be_sent_stays_in_the_box(server: Server, open_page: OpenPag
 
 
 def test_at_capacity_is_said_with_the_wait_and_tried_again(server: Server, open_page: OpenPage) -> None:
-    full = Refusal("at_capacity", "All full.", retry_after_seconds=1.0)
+    full = Refusal("at_capacity", "All full.", retry_after_seconds=30.0)
     server.backend.script = [full, "Now it is your turn."]
     page = open_page(server.url)
+    with_clock(page)
     say(page, "Please")
     card = page.get_by_role("alert")
     expect(card).to_contain_text("We are at capacity")
-    expect(card).to_contain_text(re.compile(r"Trying again in \d s"))
+    expect(card).to_contain_text(re.compile(r"Trying again in [23]\d s"))
     expect(page.locator("article.question")).to_have_text("Please")
+    page.clock.fast_forward(40_000)
     expect(last_answer(page)).to_have_text("Now it is your turn.")
     expect(page.locator("article.question")).to_have_count(1)
 
@@ -305,6 +309,17 @@ def test_an_address_without_conversation(server: Server, open_page: OpenPage) ->
     expect(page.get_by_role("heading", name="This conversation is not here")).to_be_visible()
 
 
+# Where the thread is scrolled to, once it no longer moves.
+AT_REST = """async () => {
+    const box = document.querySelector('.scroller');
+    for (let before = null, still = 0; still < 5; before = box.scrollTop) {
+        await new Promise((drawn) => requestAnimationFrame(drawn));
+        still = box.scrollTop === before ? still + 1 : 0;
+    }
+    return box.scrollTop;
+}"""
+
+
 def test_scrolling_sticks_to_the_end_until_the_reader_scrolls_up(server: Server, open_page: OpenPage) -> None:
     server.backend.reply, server.backend.hold_after = paragraphs(60), 800
     page = open_page(server.url)
@@ -319,7 +334,7 @@ def test_scrolling_sticks_to_the_end_until_the_reader_scrolls_up(server: Server,
     page.mouse.wheel(0, -600)
     jump = page.get_by_role("button", name="Jump to latest")
     expect(jump).to_be_visible()
-    top = page.evaluate("() => document.querySelector('.scroller').scrollTop")
+    top = page.evaluate(AT_REST)
     server.backend.hold_after = None
     expect(last_answer(page)).to_contain_text("Paragraph 59")
     finished(page)
@@ -441,6 +456,6 @@ def test_copying(server: Server, open_page: OpenPage) -> None:
     say(page, "Code")
     finished(page)
     page.get_by_role("button", name="Copy code").click()
-    assert page.evaluate("() => navigator.clipboard.readText()") == "print('hi')\nprint('ho')"
+    in_clipboard(page, "print('hi')\nprint('ho')")
     page.get_by_role("button", name="Copy answer").click()
-    assert page.evaluate("() => navigator.clipboard.readText()") == server.backend.reply
+    in_clipboard(page, server.backend.reply)

@@ -123,7 +123,8 @@ def test_list_and_dialogs(
     )
     expect(dialog.locator(".bad")).to_be_visible()
     expect(dialog.get_by_role("button", name="Choose a file")).to_be_enabled()
-    page.wait_for_timeout(100)  # for the buttons to have their colours back
+    for button in dialog.get_by_role("button").all():
+        expect(button).to_have_css("opacity", "1")  # they have their colours back
     check(page, "a file that cannot be imported")
     page.keyboard.press("Escape")
     page.keyboard.press("Control+k")

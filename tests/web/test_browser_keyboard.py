@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from chatting import PHONE, answers, ask, box, finished, last_answer, say, words
+from chatting import PHONE, answers, ask, box, finished, in_clipboard, last_answer, say, words
 from playwright.sync_api import Page, expect
 from served import Server
 
@@ -11,11 +11,6 @@ pytestmark = pytest.mark.browser
 
 OpenPage = Callable[..., Page]
 CODE = "First:\n\n```python\nprint('one')\n```\n\nThen:\n\n```python\nprint('two')\n```\n\nDone."
-
-
-def clipboard(page: Page) -> str:
-    text: str = page.evaluate("() => navigator.clipboard.readText()")
-    return text
 
 
 def test_shortcuts_of_the_page(server: Server, open_page: OpenPage) -> None:
@@ -66,14 +61,14 @@ def test_copying_by_keyboard(server: Server, open_page: OpenPage) -> None:
     ask(page, "Code")
     page.keyboard.press("Control+Shift+Semicolon")
     expect(page.locator("p[role=status]")).to_have_text("The last code is copied.")
-    assert clipboard(page) == "print('two')"
+    in_clipboard(page, "print('two')")
     ask(page, "More")
     page.keyboard.press("Control+Shift+C")
     expect(page.locator("p[role=status]")).to_have_text("The last answer is copied.")
-    assert clipboard(page) == "No code here."
+    in_clipboard(page, "No code here.")
     page.keyboard.press("Control+Shift+Semicolon")
     expect(page.locator("p[role=status]")).to_have_text("The last code is copied.")
-    assert clipboard(page) == "print('two')"
+    in_clipboard(page, "print('two')")
 
 
 def test_the_list_of_shortcuts_names_them_all(server: Server, open_page: OpenPage) -> None:

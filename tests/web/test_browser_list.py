@@ -34,7 +34,7 @@ def test_groups_follow_the_calendar_not_24_hours(server: Server, open_page: Open
     page = open_page(server.url)
     labels = page.evaluate(
         """async () => {
-            const app = document.querySelector('script').src;
+            const app = document.querySelector('script[type=module]').src;
             const { byDate } = await import(app.replace('app.js', 'list.js'));
             const today = new Date(2026, 2, 31).getTime();
             const at = (...when) => ({ updated_ms: new Date(...when).getTime() });
@@ -64,6 +64,7 @@ def test_rename_in_place(server: Server, open_page: OpenPage) -> None:
     field.fill("  Second name ")
     field.press("Enter")
     expect(link(page, "Second name")).to_be_focused()
+    expect(page.locator("p[role=status]")).to_have_text("Renamed to “Second name”")
     choose(page, "Second name", "Rename")
     field = page.get_by_role("textbox", name="New title for “Second name”")
     field.fill("Never")
@@ -99,6 +100,7 @@ def test_a_title_that_arrives_leaves_the_one_being_typed(server: Server, open_pa
     expect(link(page, "By the model")).to_be_visible()
     page.keyboard.press("Enter")
     expect(link(page, "Greetings")).to_be_visible()
+    expect(page.locator("p[role=status]")).to_have_text("Renamed to “Greetings”")
     page.reload()
     expect(page.get_by_role("heading", level=1)).to_have_text("Greetings")
 
@@ -123,6 +125,7 @@ def test_pin_and_unpin(server: Server, open_page: OpenPage) -> None:
     choose(page, "Two", "Pin")
     expect(link(page, "Two")).to_be_focused()
     assert groups(page) == {"Pinned": ["Two"], "Today": ["One"]}
+    expect(page.locator("p[role=status]")).to_have_text("Pinned “Two”")
     page.reload()
     expect(link(page, "Two")).to_be_visible()
     assert groups(page) == {"Pinned": ["Two"], "Today": ["One"]}

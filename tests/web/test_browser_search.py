@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from chatting import ask, box, last_answer
+from chatting import ask, box, last_answer, with_clock
 from listing import search, stored
 from playwright.sync_api import Page, expect
 from served import Server
@@ -19,6 +19,7 @@ def test_search_finds_titles_and_texts_and_leads_there(server: Server, open_page
     filler = "\n\n".join(["Some words to fill the page. " * 12] * 12)
     stored(server, {"Zebra crossing": 0, "Unrelated": 1}, text=f"{filler}\n\nThe ZEBRA runs.\n\n{filler}")
     page = open_page(server.url)
+    with_clock(page)
     options = search(page, "zebra")
     expect(options).to_have_count(2)
     expect(options.first).to_have_attribute("aria-selected", "true")
@@ -39,6 +40,7 @@ def test_search_finds_titles_and_texts_and_leads_there(server: Server, open_page
         return [range.toString(), top >= 0 && bottom <= innerHeight];
     })"""
     assert page.evaluate(words_found) == [["ZEBRA", True]]
+    page.clock.fast_forward(4100)
     expect(found).not_to_have_class(re.compile("found"))
 
 

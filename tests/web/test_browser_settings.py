@@ -109,7 +109,7 @@ def test_many_models_by_keyboard(server: Server, open_page: OpenPage) -> None:
 def test_a_temporary_chat_leaves_nothing(server: Server, open_page: OpenPage) -> None:
     page = open_page(server.url)
     page.get_by_role("button", name="Temporary chat").click()
-    assert page.url.endswith("/?temporary")
+    expect(page).to_have_url(f"{server.url}/?temporary")
     note = page.get_by_role("note").filter(has_text="Not saved, not listed, not found by search")
     expect(note).to_be_visible()
     ask(page, "A secret")
@@ -123,8 +123,9 @@ def test_a_temporary_chat_leaves_nothing(server: Server, open_page: OpenPage) ->
     expect(note).to_have_count(0)
     expect(page.locator(".toast")).to_contain_text("The temporary chat is gone.")
     expect(page.get_by_role("button", name="Undo")).to_have_count(0)
-    assert search(page, "secret").count() == 0
+    found = search(page, "secret")
     expect(page.get_by_role("dialog")).to_contain_text("Nothing found")
+    expect(found).to_have_count(0)
 
 
 def open_data(page: Page) -> Locator:

@@ -96,6 +96,7 @@ def test_formulas_are_typeset_when_the_first_one_is_there(server: Server, open_p
     shown = last_answer(page)
     expect(shown.locator(".formula .katex-html")).to_have_count(6)
     expect(shown.locator(".formula math")).to_have_count(6)
+    page.wait_for_function("() => [...document.fonts].some((font) => font.status === 'loaded')")
     assert any(url.endswith(".woff2") for url in asked)
     expect(shown.locator(".unreadable")).to_have_text(["$\\frac{1$", "$\\nothing$", "$\\def\\x{y}\\x$"])
     assert shown.locator("[data-css], a").count() == 0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chatting import answers, ask, box, edit, finished, last_answer, question, words
+from chatting import answers, ask, box, edit, finished, last_answer, patched, question, words
 from playwright.sync_api import Page, expect
 from served import Server
 
@@ -33,7 +33,8 @@ def test_another_answer_stands_beside_the_first(server: Server, open_page: OpenP
     expect(last_answer(page)).to_have_text("The third.")
     assert [m.content for m in server.backend.requests[2].messages or ()] == ["Which?"]
 
-    page.get_by_role("button", name="Previous version").click()
+    with patched(page):
+        page.get_by_role("button", name="Previous version").click()
     expect(last_answer(page)).to_have_text("The second.")
     expect(page.locator("p[role=status]")).to_have_text("Version 2 of 3")
     page.reload()
@@ -121,7 +122,8 @@ def test_an_edited_message_begins_a_branch(server: Server, open_page: OpenPage) 
     page.get_by_role("button", name="Previous version").click()
     expect(page.locator("article.question .bubble")).to_have_text(["First", "Second"])
     expect(page.locator("article.answer .markdown")).to_have_text(["One.", "Two."])
-    page.get_by_role("button", name="Next version").click()
+    with patched(page):
+        page.get_by_role("button", name="Next version").click()
     expect(page.locator("article .markdown")).to_have_text(["Another one."])
     page.reload()
     expect(page.locator("article.question .bubble")).to_have_text(["First, but better"])
@@ -168,14 +170,26 @@ def test_a_version_of_an_earlier_message_stays_under_the_eye(server: Server, ope
         ask(page, text)
     edit(page, 0).fill("Otherwise")
     page.get_by_role("button", name="Save & send").click()
+    expect(page.locator("article.question .bubble")).to_have_text(["Otherwise"])
     finished(page)
     back = page.get_by_role("button", name="Previous version")
-    page.locator(".scroller").evaluate("(box) => (box.scrollTop = 0)")
+    page.locator(".scroller").evaluate(
+        """(box) => new Promise((drawn) => {
+            box.scrollTop = 0;
+            requestAnimationFrame(() => requestAnimationFrame(drawn)); // the page has noticed by then
+        })"""
+    )
     before = back.bounding_box()
     back.click()
     expect(page.locator("article.question")).to_have_count(2)
-    after = page.get_by_role("button", name="Next version").bounding_box()
-    assert before and after and abs(before["y"] - after["y"]) < 3
+    assert before
+    page.wait_for_function(
+        """(before) => {
+            const { y } = document.querySelector('[aria-label="Next version"]').getBoundingClientRect();
+            return Math.abs(y - before) < 3;
+        }""",
+        arg=before["y"],
+    )
 
 
 def test_an_answer_that_was_cut_off_goes_on(make_server: Callable[..., Server], open_page: OpenPage) -> None:

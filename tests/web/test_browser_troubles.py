@@ -5,7 +5,7 @@ from typing import Any
 
 import axe
 import pytest
-from chatting import PHONE, ask, box, edit, finished, last_answer, question, say
+from chatting import PHONE, ask, box, edit, finished, last_answer, question, say, with_clock
 from playwright.sync_api import Page, expect
 from served import Server
 
@@ -20,13 +20,15 @@ def test_waiting_for_capacity_goes_on_elsewhere_and_after_loading_again(
     server: Server, open_page: OpenPage
 ) -> None:
     page = open_page(server.url)
+    with_clock(page)
     ask(page, "First")
-    server.backend.script = [Refusal("at_capacity", "All full.", retry_after_seconds=1.0), "Your turn."]
+    server.backend.script = [Refusal("at_capacity", "All full.", retry_after_seconds=30.0), "Your turn."]
     page.get_by_role("button", name="New chat").click()
     say(page, "Second")
     expect(page.get_by_role("alert")).to_contain_text("We are at capacity")
     page.get_by_role("link", name="First").click()
     expect(last_answer(page)).to_have_text("Yes, of course.")
+    page.clock.fast_forward(40_000)
     page.get_by_role("link", name="Second").click()
     expect(last_answer(page)).to_have_text("Your turn.")
     finished(page)
@@ -36,7 +38,8 @@ def test_waiting_for_capacity_goes_on_elsewhere_and_after_loading_again(
     expect(page.get_by_role("alert")).to_contain_text("Trying again in")
     page.reload()
     expect(page.get_by_role("alert")).to_contain_text("Trying again in")
-    expect(last_answer(page)).to_have_text("And again.", timeout=9000)
+    page.clock.fast_forward(10_000)  # what the server had said is not known any more
+    expect(last_answer(page)).to_have_text("And again.")
 
 
 REFUSALS = {

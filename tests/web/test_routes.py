@@ -1,8 +1,10 @@
 """The page's routes over real HTTP, with what the API's middleware adds to them."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import httpx
 import pytest
@@ -121,7 +123,9 @@ def test_what_is_deleted_is_erased(make_server: Callable[..., Server]) -> None:
         answer_of(client, asked)
         path = f"/web/conversations/{asked['conversation']['id']}"
         client.delete(path)
-        time.sleep(0.3)
+        with closing(sqlite3.connect(server.database)) as database:
+            while database.execute("SELECT count(*) FROM messages").fetchone() != (0,):
+                time.sleep(0.01)
         assert client.post(f"{path}/restore").status_code == 404
     server.stop()
     # The text is gone from the file, not only out of sight.

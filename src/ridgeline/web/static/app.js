@@ -9,7 +9,7 @@ import { hideList, narrow } from './frame.js';
 import { Header, TemporaryBanner } from './header.js';
 import { Close } from './icons.js';
 import { effect, html, render } from './lib.js';
-import { Login, Unreachable } from './login.js';
+import { Loading, Login, Unreachable } from './login.js';
 import { SearchDialog } from './search.js';
 import { SettingsDialog } from './settings.js';
 import { onShortcut, ShortcutsDialog } from './shortcuts.js';
@@ -23,7 +23,7 @@ const DIALOGS = { search: SearchDialog, settings: SettingsDialog, shortcuts: Sho
 function App() {
   if (phase.value === 'login') return html`<${Login} />`;
   if (phase.value === 'unreachable') return html`<${Unreachable} />`;
-  if (phase.value === 'loading') return html`<main class="gate" aria-busy="true"><span class="offscreen">${text.loading}</span></main>`;
+  if (phase.value === 'loading') return html`<${Loading} />`;
   return html`<${Chat} />`;
 }
 
@@ -75,5 +75,7 @@ document.addEventListener('keydown', (event) => {
 effect(() => {
   document.title = thread.value ? `${thread.value.title} · ${title}` : title;
 });
-render(html`<${App} />`, document.getElementById('app'));
+const root = document.getElementById('app');
+root.replaceChildren(); // what stood there while the page was on its way
+render(html`<${App} />`, root);
 start();

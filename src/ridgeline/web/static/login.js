@@ -5,6 +5,19 @@ import { Logo } from './icons.js';
 import { loginFailed } from './state.js';
 import { text, title } from './text.js';
 
+export function Loading() {
+  return html`
+    <main class="gate" aria-busy="true">
+      <span class="offscreen">${text.loading.name}</span>
+      <div class="late">
+        <${Logo} large />
+        <h1>${text.loading.title}</h1>
+        <p>${text.loading.body}</p>
+      </div>
+    </main>
+  `;
+}
+
 export function Login() {
   const [key, setKey] = useState('');
   const [busy, setBusy] = useState(false);

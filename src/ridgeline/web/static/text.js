@@ -1,4 +1,5 @@
-// Every word that the page shows. A translation is another file like this one.
+// Every word that the page shows, but for the few in index.html that are there before this file is.
+// A translation is another file like this one.
 
 export const title = document.querySelector('meta[name="application-name"]').content;
 
@@ -80,7 +81,11 @@ export const text = {
   tryingIn: (seconds) => `Trying again in ${seconds} s.`,
   notFoundTitle: 'This conversation is not here',
   notFoundBody: 'It may have been deleted, or belong to another key.',
-  loading: 'Loading',
+  loading: {
+    name: 'Loading',
+    title: 'Waiting for the server',
+    body: 'It has not answered yet. This page goes on as soon as it does.',
+  },
   reconnecting: 'The connection is lost. The answer goes on at the server; reconnecting…',
   close: 'Close',
   cancel: 'Cancel',
