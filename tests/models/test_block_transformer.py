@@ -21,6 +21,7 @@ from ridgeline.kernels.jit.target import has_tiles
 from ridgeline.models import block_transformer
 from ridgeline.models.block_transformer import BlockTransformer
 from ridgeline.models.block_weights import load_blocks, misfit
+from ridgeline.models.computed import Computed
 from ridgeline.models.files import ModelFiles
 
 SIZES = {"hidden_size": 96, "intermediate_size": 160, "head_dim": 32}
@@ -67,9 +68,12 @@ WAYS = [NEVER, 1] if has_tiles() else [NEVER]
 class Steps(BlockTransformer):
     """What comes of a step is good until the next one; tests keep it."""
 
-    def forward(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden, logits = super().forward(*arguments)
-        return hidden.clone(), logits.clone()
+    def forward(self, *arguments: Any) -> Computed:
+        hidden, logits, peaks = super().forward(*arguments)
+        assert peaks is not None
+        for row, place in zip(logits, peaks, strict=True):
+            assert place == (int(row.argmax()) if torch.isfinite(row).all() else -1)
+        return Computed(hidden.clone(), logits.clone(), peaks)
 
 
 def block_model(files: ModelFiles, threads: int = 2, least_wide: int = NEVER) -> BlockTransformer:
@@ -131,7 +135,7 @@ def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def test_a_prompt_at_once(model: Model) -> None:
     given = batch([], [(0, PROMPT, 0)])
-    hidden, logits = model.transformer.forward(given, all_rows(given))
+    hidden, logits, _ = model.transformer.forward(given, all_rows(given))
     model.check(logits, PROMPT)
     again = model.transformer.logits(hidden[3:20])
     assert torch.equal(again, logits[3:20])
@@ -148,7 +152,7 @@ def test_two_sequences_in_parts_and_token_by_token(model: Model) -> None:
         *(batch([(0, PROMPT[60 + i], 60 + i), (1, OTHER[51 + i], 51 + i)], []) for i in range(10)),
     ]
     for given in steps:
-        _, logits = model.transformer.forward(given, all_rows(given))
+        _, logits, _ = model.transformer.forward(given, all_rows(given))
         for sequence, row in zip(given.slots.tolist(), logits, strict=True):
             got[sequence].append(row)
     model.check(torch.stack(got[0]), PROMPT[:70])
@@ -177,8 +181,8 @@ def test_threads_and_company_change_nothing(files: ModelFiles, least_wide: int) 
 def test_only_the_rows_that_are_asked_for(files: ModelFiles, least_wide: int) -> None:
     model = block_model(files, 2, least_wide)
     given = batch([], [(0, PROMPT, 0)])
-    _, everything = model.forward(given, all_rows(given))
-    hidden, some = model.forward(given, np.array([80, 2]))
+    _, everything, _ = model.forward(given, all_rows(given))
+    hidden, some, _ = model.forward(given, np.array([80, 2]))
     assert torch.equal(some, everything[[80, 2]])
     assert hidden.shape == (90, 96)
     assert model.forward(given, np.array([], np.int64))[1].shape == (0, 320)

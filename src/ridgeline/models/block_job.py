@@ -65,7 +65,8 @@ class Job:
             embedding_form=weights.embedding.form,
             head=weights.head.data,
             head_form=weights.head.form,
-            vocab=weights.head.padded_rows,
+            vocab=config.vocab,
+            vocab_filled=weights.head.padded_rows,
             norm=weights.norm,
             norm_eps=config.rms_norm_eps,
             rotations=_rotations(config.rope_inverse_frequencies(), max_positions),
@@ -121,12 +122,21 @@ class Job:
             parts=parts,
         )
 
-    def ask(self, normed: npt.NDArray[np.float32], rows: Integers, logits: npt.NDArray[np.float32]) -> None:
-        """Say where the last norms of the tokens go or are, whose logits are wanted, and where those go."""
+    def ask(
+        self, normed: npt.NDArray[np.float32], rows: Integers, logits: npt.NDArray[np.float32]
+    ) -> Integers:
+        """Say where the last norms of the tokens go or are, whose logits are wanted, and where those go.
+
+        Returns:
+            [rows], where to find the place of each row's largest logit; -1 for rows with what is no number.
+        """
         self._make_room(len(rows))
         least = self._least_wide
         self._set(wide=len(normed) >= least, wide_head=len(rows) >= least)
-        self._set(tokens=len(normed), normed_tokens=normed, rows=len(rows), row_ids=rows, logits=logits)
+        peaks = np.zeros(len(rows), np.int64)
+        self._set(tokens=len(normed), normed_tokens=normed, rows=len(rows), row_ids=rows)
+        self._set(logits=logits, peaks=peaks)
+        return peaks
 
     def _make_room(self, tokens: int) -> None:
         if tokens <= self._room_tokens:

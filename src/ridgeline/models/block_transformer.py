@@ -18,6 +18,7 @@ from ridgeline.kernels.jit.team import Team
 from ridgeline.kernels.jit.wide import ROWS
 from ridgeline.models.block_job import CUT_TASKS, Job
 from ridgeline.models.block_weights import BlockWeights
+from ridgeline.models.computed import Computed
 from ridgeline.models.config import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class BlockTransformer:
         self._job = Job(config, weights, self._pool, max_positions, threads, least_wide)
         self._compile()
 
-    def forward(self, batch: Batch, rows: Integers) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: Batch, rows: Integers) -> Computed:
         """Compute a step's tokens and store their K and V.
 
         Args:
@@ -77,8 +78,7 @@ class BlockTransformer:
             rows: [rows], indices of the tokens after which logits are wanted.
 
         Returns:
-            Hidden states of all tokens, float32 [tokens, hidden], normed: what `logits` takes. And
-            the logits wanted, float32 [rows, vocab]. Both are good until the next call.
+            Hidden states and logits are good until the next call; the logits have peaks.
         """
         if torch.get_num_threads() != 1:
             # What draws tokens uses torch, whose own threads would spin on our cores for a while.
@@ -88,9 +88,13 @@ class BlockTransformer:
             self._hidden = np.zeros((tokens, self.config.hidden), np.float32)
         hidden, logits = self._hidden[:tokens], self._logits_for(len(rows))
         self._job.describe(batch, self._parts(batch))
-        self._job.ask(hidden, rows, logits)
+        peaks = self._job.ask(hidden, rows, logits)
         self._team.run(self._forward, self._job.address)
-        return torch.from_numpy(hidden), torch.from_numpy(logits)[: len(rows), : self.config.vocab]
+        return Computed(
+            torch.from_numpy(hidden),
+            torch.from_numpy(logits)[: len(rows), : self.config.vocab],
+            peaks.tolist(),
+        )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of the token after each row: [rows, hidden] to float32 [rows, vocab]."""

@@ -12,6 +12,7 @@ from ridgeline.engine.executors.cpu_models import Weights, kv_dtype, resolve_dty
 from ridgeline.engine.executors.kv_size import plan_geometry
 from ridgeline.engine.executors.memory import available_bytes, gib, physical_cores
 from ridgeline.engine.executors.slots import Layout, Slots
+from ridgeline.models.computed import Computed
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.models.logits import SamplingState
@@ -57,14 +58,12 @@ class CpuHandle(Handle):
 
     Attributes:
         layout: where in the batch each row is.
-        hidden: [tokens, hidden].
-        logits: [rows that draw, vocab].
+        computed: with logits of the rows that draw.
         seconds: what computing took.
     """
 
     layout: Layout
-    hidden: torch.Tensor
-    logits: torch.Tensor
+    computed: Computed
     seconds: float
 
 
@@ -139,8 +138,8 @@ class CpuExecutor:
         last = [first + len(row.token_ids) - 1 for first, row in zip(layout.first, plan.rows, strict=True)]
         drawing = [place for place, row in zip(last, plan.rows, strict=True) if row.sample]
         with torch.inference_mode():
-            hidden, logits = self.model.forward(layout.batch, np.array(drawing, np.int64))
-        return CpuHandle(plan, layout, hidden, logits, time.perf_counter() - started)
+            computed = self.model.forward(layout.batch, np.array(drawing, np.int64))
+        return CpuHandle(plan, layout, computed, time.perf_counter() - started)
 
     def collect(self, handle: Handle) -> StepResult:
         """Draw the step's tokens and score what was asked for."""
@@ -169,7 +168,8 @@ class CpuExecutor:
             return tuple(results)
         slots = [self._slots[rows[i].slot] for i in drawing]
         positions = [rows[i].start + len(rows[i].token_ids) for i in drawing]
-        drawn = sample(handle.logits, [slot.sampling for slot in slots], positions)
+        computed = handle.computed
+        drawn = sample(computed.logits, [slot.sampling for slot in slots], positions, computed.peaks)
         for i, slot, position, token in zip(drawing, slots, positions, drawn, strict=True):
             if token is None:
                 results[i] = RowResult(error=NON_FINITE)
@@ -188,7 +188,7 @@ class CpuExecutor:
         scores: list[Score] = []
         for done in range(0, len(wanted), _SCORED_AT_ONCE):
             part = wanted[done : done + _SCORED_AT_ONCE]
-            logits = self.model.logits(handle.hidden[first + done : first + done + len(part)])
+            logits = self.model.logits(handle.computed.hidden[first + done : first + done + len(part)])
             if len(finite_rows(logits)) < len(part):
                 return RowResult(error=NON_FINITE)
             scores += map(_to_plan, score(logits, part, top))

@@ -7,6 +7,7 @@ import torch
 
 from ridgeline.kernels.cpu import CpuKernels, packs_weights
 from ridgeline.kernels.interface import Batch, Integers
+from ridgeline.models.computed import Computed
 from ridgeline.models.config import ModelConfig
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
@@ -26,16 +27,12 @@ class CpuModel(Protocol):
     kernel_name: str
     """Part of the fingerprint: models with the same name compute the same numbers."""
 
-    def forward(self, batch: Batch, rows: Integers) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: Batch, rows: Integers) -> Computed:
         """Compute a step's tokens and store their K and V.
 
         Args:
             batch: the step.
             rows: [rows], indices of the tokens after which logits are wanted.
-
-        Returns:
-            Hidden states of all tokens, [tokens, hidden], as `logits` takes them, and the logits
-            wanted, float32 [rows, vocab].
         """
         ...
 
@@ -60,14 +57,14 @@ class TorchModel:
         self._transformer = transformer
         self._threads = threads
 
-    def forward(self, batch: Batch, rows: Integers) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: Batch, rows: Integers) -> Computed:
         """See `CpuModel.forward`."""
         if torch.get_num_threads() != self._threads:  # another engine of this thread set its own
             torch.set_num_threads(self._threads)
         transformer = self._transformer
         plan = transformer.attention.plan(batch)
         hidden = transformer.forward(torch.from_numpy(batch.token_ids), plan)
-        return hidden, self.logits(hidden.index_select(0, torch.from_numpy(rows)))
+        return Computed(hidden, self.logits(hidden.index_select(0, torch.from_numpy(rows))))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `CpuModel.logits`."""

@@ -16,6 +16,7 @@ from ridgeline.kernels.jit import attention
 from ridgeline.kernels.jit.activations import norm_row
 from ridgeline.kernels.jit.ir import provided
 from ridgeline.kernels.jit.packing import embedding_row
+from ridgeline.kernels.jit.peaks import SCRATCH_BYTES, find_peak
 from ridgeline.kernels.jit.step_attention import attend, merge, store_all
 from ridgeline.kernels.jit.step_job import (
     batch_of,
@@ -25,6 +26,7 @@ from ridgeline.kernels.jit.step_job import (
     model_of,
     normed_of,
     panels_of,
+    peaks_of,
     row_ids_of,
     work_of,
 )
@@ -33,7 +35,7 @@ from ridgeline.kernels.jit.team import finish, take
 from ridgeline.kernels.jit.wide import configure, release
 
 PARTS_PER_LAYER = 9
-PARTS_BESIDE_LAYERS = 4
+PARTS_BESIDE_LAYERS = 5
 
 
 @njit
@@ -52,7 +54,7 @@ def _norms(shared, part, residual, tokens, weight, eps, scratch, wide, normed):
 
 def scratch_bytes(model_hidden: int, group: int, head_dim: int) -> int:
     """Of memory that each thread needs."""
-    return max(GATED_BYTES, 4 * model_hidden, attention.scratch_bytes(group, head_dim))
+    return max(SCRATCH_BYTES, GATED_BYTES, 4 * model_hidden, attention.scratch_bytes(group, head_dim))
 
 
 @njit
@@ -69,7 +71,7 @@ def _embed(shared, part, model, batch, residual):
 
 @njit
 def _head(shared, part, job, hidden, splits, thread):
-    """Logits of some rows of `hidden`. Takes two parts."""
+    """Logits of some rows of `hidden`, and their peaks. Takes three parts."""
     row_ids = row_ids_of(job)
     normed = normed_of(job, job.rows)
     done = 0
@@ -79,9 +81,17 @@ def _head(shared, part, job, hidden, splits, thread):
         done += 1
         row = take(shared, part)
     finish(shared, part, done, job.rows)
-    logits = floats_of(job.logits, job.rows, job.vocab)
+    logits = floats_of(job.logits, job.rows, job.vocab_filled)
     matrix, panels = Matrix(job.head_form, job.head, 0), panels_of(job, job.wide_head)
     multiply(shared, part + 1, matrix, normed, splits, job.rows, logits, 0, panels, thread)
+    peaks, place = peaks_of(job), job.scratch + thread * job.scratch_bytes
+    done = 0
+    row = take(shared, part + 2)
+    while row < job.rows:
+        peaks[row] = find_peak(address_of(logits, row, 0), job.vocab, place)
+        done += 1
+        row = take(shared, part + 2)
+    finish(shared, part + 2, done, job.rows)
 
 
 def _head_entry(thread, shared, address):

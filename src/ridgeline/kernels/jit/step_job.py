@@ -39,7 +39,7 @@ _WORK = (
     "residual qkv qkv_columns attended partials partial_bytes scratch scratch_bytes panels panel_bytes "
     "threads wide wide_head tile_configuration"
 )
-_OUT = "normed_tokens rows row_ids logits"
+_OUT = "normed_tokens rows row_ids logits vocab_filled peaks"
 
 JOB = np.dtype(
     [
@@ -56,7 +56,8 @@ JOB = np.dtype(
     normed_tokens: float32 [tokens, hidden], the last norm of each token; an input where only logits
         are asked for.
     row_ids: int64 [rows], which of them logits are wanted of.
-    logits: float32 [rows, vocab], `vocab` with the rows that fill up the head's last tile.
+    logits: float32 [rows, vocab_filled], with what fills up the head's last tile.
+    peaks: int64 [rows], see `peaks.find_peak`.
 """
 
 
@@ -190,6 +191,12 @@ def floats_of(address, rows, columns):
 def row_ids_of(job):
     """Whose logits are wanted."""
     return carray(_to_ints(job.row_ids), job.rows)
+
+
+@njit
+def peaks_of(job):
+    """Where the largest logits are told."""
+    return carray(_to_ints(job.peaks), job.rows)
 
 
 @njit
