@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ridgeline.kernels.jit.products import BLOCK_BYTES, MAX_ROWS
-from ridgeline.kernels.jit.splitting import ROWS_PLANNED, measure_splits, splits_of
+from ridgeline.kernels.jit.splitting import (
+    ROWS_PLANNED,
+    least_wide_of,
+    measure_least_wide,
+    measure_splits,
+    splits_of,
+)
+from ridgeline.kernels.jit.target import has_tiles
 
 
 def parts_of(splits: np.ndarray, rows: int) -> list[int]:
@@ -42,3 +49,15 @@ def test_what_is_measured_can_be_carried_out() -> None:
         for rows in (*range(1, 40), 1000):
             parts = parts_of(form, rows)
             assert sum(parts) == rows and all(1 <= part <= MAX_ROWS for part in parts)
+
+
+def test_rows_are_wide_from_where_that_is_faster_for_good() -> None:
+    assert least_wide_of([1.0, 2.0, 3.0], [1e-9, 1e-9]) == 1
+    assert least_wide_of([1.0, 2.0, 3.0], [1e9, 1e9]) == ROWS_PLANNED
+    assert least_wide_of([1.0, 2.0, 3.0], [9.5, 20.5]) == 21  # 10 to 16 rows would be, 17 to 20 not
+    assert least_wide_of([1.0, 2.0, 3.0], [9.5, 9.5]) == 10
+
+
+def test_what_is_measured_is_a_number_of_rows_or_never() -> None:
+    least = measure_least_wide()
+    assert 1 <= least <= ROWS_PLANNED if has_tiles() else least > 1 << 40

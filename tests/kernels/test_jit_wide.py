@@ -1,4 +1,4 @@
-"""Products and attention in AMX tiles, against plain numbers; where there are no tiles, what chooses them."""
+"""Products and attention in AMX tiles, against plain numbers; collected where there are tiles only."""
 
 from functools import partial
 
@@ -12,24 +12,17 @@ from numba import njit
 from test_jit_products import FORMS, matrix
 
 from ridgeline.kernels.jit.packing import aligned_zeros, pack
-from ridgeline.kernels.jit.splitting import ROWS_PLANNED, least_wide_of, measure_least_wide
-from ridgeline.kernels.jit.target import has_tiles
 from ridgeline.kernels.jit.wide import (
     BLOCK_PANEL_BYTES,
     ORDER,
     ROWS,
-    TILE_BYTES,
+    activate_rows,
     round_block,
     tile_configuration,
     wide_product,
 )
 
 Floats = npt.NDArray[np.float32]
-
-if not has_tiles():
-    # Nothing of the kind can run here, and CI takes a skipped test for a failure.
-    collect_ignore = True
-    FORMS = pytest.mark.parametrize("form", [])
 
 
 @njit
@@ -97,17 +90,15 @@ def test_wide_products(form: int, blocks: int, tiles: int) -> None:
 wide_check = partial(check, parts=0, wide=True, bound=0.03)
 
 
-@FORMS
-def test_wide_chunks_attend_to_what_is_before_them_and_to_themselves(form: int) -> None:
-    for tokens in (2, 16, 33, 100):
-        for start in (0, 7, 16, 250, 500):
-            wide_check(Case(9, 3, 64, [start + tokens, start + 2], [tokens, 2]))
+@pytest.mark.parametrize("tokens", [2, 16, 33, 100])
+@pytest.mark.parametrize("start", [0, 7, 16, 250, 500])
+def test_wide_chunks_attend_to_what_is_before_them_and_to_themselves(tokens: int, start: int) -> None:
+    wide_check(Case(9, 3, 64, [start + tokens, start + 2], [tokens, 2]))
 
 
-@FORMS
-def test_wide_windows(form: int) -> None:
-    for window in (1, 5, 16, 40, 300, 900):
-        wide_check(Case(6, 2, 32, [630, 3, 90], [40, 3, 1], window=window))
+@pytest.mark.parametrize("window", [1, 5, 16, 40, 300, 900])
+def test_wide_windows(window: int) -> None:
+    wide_check(Case(6, 2, 32, [630, 3, 90], [40, 3, 1], window=window))
 
 
 @given(
@@ -118,32 +109,38 @@ def test_wide_windows(form: int) -> None:
     window=st.one_of(st.just(0), st.integers(1, 400)),
     seed=st.integers(0, 2**20),
 )
-@settings(max_examples=20 if has_tiles() else 1, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_wide_attention_of_any_shape(
     kv_heads: int, group: int, head_dim: int, sequences: list[tuple[int, int]], window: int, seed: int
 ) -> None:
     contexts, tokens = [a + b for a, b in sequences], [b for _, b in sequences]
     case = Case(kv_heads * group, kv_heads, head_dim, contexts, tokens, window=window, seed=seed)
-    check(case, 0, bound=0.03, wide=has_tiles())
+    check(case, 0, bound=0.03, wide=True)
 
 
 def test_nan_reaches_the_output_of_its_own_heads_alone() -> None:
     case = Case(4, 2, 64, [70, 40], [20, 1])
     case.qkv.view(np.uint32)[:20, 2 * 64 + 9] = 0x7FC00001
-    out = computed(case, 0, wide=has_tiles()).reshape(21, 4, 64)
+    out = computed(case, 0, wide=True).reshape(21, 4, 64)
     assert np.isnan(out[:20, 2]).all()
     out[:20, 2] = 0
     assert np.isfinite(out).all()
 
 
-def test_rows_are_wide_from_where_that_is_faster_for_good() -> None:
-    assert least_wide_of([1.0, 2.0, 3.0], [1e-9, 1e-9]) == 1
-    assert least_wide_of([1.0, 2.0, 3.0], [1e9, 1e9]) == ROWS_PLANNED
-    assert least_wide_of([1.0, 2.0, 3.0], [9.5, 20.5]) == 21  # 10 to 16 rows would be, 17 to 20 not
-    assert least_wide_of([1.0, 2.0, 3.0], [9.5, 9.5]) == 10
+@njit
+def _activate(x, out):  # type: ignore[no-untyped-def]
+    activate_rows(x.ctypes.data, x.strides[0], x.shape[0], out.ctypes.data)
 
 
-def test_what_is_measured_is_a_number_of_rows_or_never() -> None:
-    least = measure_least_wide()
-    assert 1 <= least <= ROWS_PLANNED if has_tiles() else least > 1 << 40
-    assert TILE_BYTES == 16 * 64
+def test_gated_activations_in_place_of_blocks() -> None:
+    x = np.random.default_rng(2).standard_normal((16, 64)).astype(np.float32) * 4
+    x[3, 5], x[4, 40] = np.nan, np.inf
+    out = np.zeros((16, 32), np.uint16)
+    _activate(x, out)
+    gates, ups = np.split(x.astype(np.float64), 2, axis=1)
+    with np.errstate(invalid="ignore"):
+        wanted = (gates / (1 + np.exp(-gates)) * ups)[:, ORDER]
+    found = (out.astype(np.uint32) << 16).view(np.float32)
+    assert np.array_equal(np.isnan(found), np.isnan(wanted))
+    finite = np.isfinite(wanted)
+    assert np.all(np.abs(found[finite] - wanted[finite]) <= 2**-8 * np.abs(wanted[finite]))

@@ -18,7 +18,7 @@ from small_models import ARCHITECTURES, make_model, reference_logits
 
 from ridgeline.kernels.interface import Batch, Chunk
 from ridgeline.kernels.jit.target import has_tiles
-from ridgeline.models import block_transformer
+from ridgeline.models import block_job, block_transformer
 from ridgeline.models.block_transformer import BlockTransformer
 from ridgeline.models.block_weights import load_blocks, misfit
 from ridgeline.models.computed import Computed
@@ -164,8 +164,11 @@ def files() -> ModelFiles:
     return make_model("llama-biases", **SIZES)[1]
 
 
-def test_threads_and_company_change_nothing(files: ModelFiles, least_wide: int) -> None:
+def test_threads_and_company_change_nothing(
+    files: ModelFiles, least_wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each row of a step is summed in the same order, whoever computes it and whatever is beside it."""
+    monkeypatch.setattr(block_job, "_GROUP_ROWS", 8)  # so that 3 threads have groups of 32, 17 and 0 rows
     results = []
     for threads in (1, 2, 3):
         model = block_model(files, threads, least_wide)

@@ -258,3 +258,20 @@ def test_nothing_is_drawn_of_non_finite_logits_and_the_other_rows_go_on(bad: flo
     assert drawn[0] is not None and drawn[0].token_id == int(logits[0].argmax())
     assert drawn[1] is None
     assert drawn[2:] == alone
+
+
+def test_peaks_that_are_known_are_taken_where_nothing_else_matters() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    places = logits.argmax(-1).tolist()
+    greedy, warm = Sampling(temperature=0.0), Sampling(temperature=0.7, seed=3)
+    scored, biased = replace(greedy, logprobs=0), replace(greedy, logit_bias={7: 90.0})
+    for chosen in ([greedy] * 3, [greedy, warm, scored], [biased, greedy, greedy]):
+        plain, known = states(*chosen), states(*chosen)
+        wanted = sample(logits.clone(), plain, [5, 6, 7])
+        assert sample(logits.clone(), known, [5, 6, 7], places) == wanted
+    wrong = [1, 2, 3]
+    assert [
+        drawn.token_id for drawn in sample(logits, states(*[greedy] * 3), [5, 6, 7], wrong) if drawn
+    ] == wrong
+    spoilt = sample(logits.clone(), states(greedy, warm, greedy), [5, 6, 7], [places[0], -1, places[2]])
+    assert spoilt[1] is None and [spoilt[0].token_id, spoilt[2].token_id] == [places[0], places[2]]

@@ -13,6 +13,7 @@ from ridgeline.kernels.jit.products import BLOCK
 from ridgeline.kernels.jit.splitting import measure_splits
 from ridgeline.kernels.jit.step_job import JOB, LAYER
 from ridgeline.kernels.jit.step_products import panel_bytes
+from ridgeline.kernels.jit.team import MOST_GROUPS
 from ridgeline.kernels.jit.wide import ROWS, tile_configuration
 from ridgeline.models.block_weights import BlockLayer, BlockWeights
 from ridgeline.models.config import ModelConfig
@@ -21,6 +22,10 @@ Array = npt.NDArray[np.generic]
 
 CUT_TASKS = 4
 """For each thread: with more pairs of a token and a KV head than this nothing is gained by cutting them."""
+
+
+_GROUP_ROWS = 2 * ROWS
+"""At least, in a group of its own thread: each thread unpacks the weights for its group."""
 
 
 class Job:
@@ -132,7 +137,9 @@ class Job:
         """
         self._make_room(len(rows))
         least = self._least_wide
-        self._set(wide=len(normed) >= least, wide_head=len(rows) >= least)
+        wide = len(normed) >= least
+        groups = max(1, min(self._threads, MOST_GROUPS, len(normed) // _GROUP_ROWS)) if wide else 1
+        self._set(wide=wide, wide_head=len(rows) >= least, groups=groups)
         peaks = np.zeros(len(rows), np.int64)
         self._set(tokens=len(normed), normed_tokens=normed, rows=len(rows), row_ids=rows)
         self._set(logits=logits, peaks=peaks)

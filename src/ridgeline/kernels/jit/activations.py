@@ -65,17 +65,22 @@ def _reciprocal(body: Body, x: Value) -> Value:
     return body.b.fmul(first, body.fma(body.b.fneg(x), first, constant(FLOATS, 2.0)))
 
 
-def _silu_mul(function: Any) -> None:
-    body = Body(function.append_basic_block())
+def silu_product(body: Body, gate: Value, up: Value) -> Value:
+    """`silu(gate) * up` of vectors."""
     b = body.b
-    gate, up = (body.load(FLOATS, address, 4) for address in function.args[:2])
     power = b.fmul(gate, constant(FLOATS, -PER_LN2))
     largest = constant(FLOATS, 126.0)
     # Unordered: nan goes on.
     bounded = b.select(b.fcmp_unordered("<", power, largest), power, largest)
     denominator = b.fadd(constant(FLOATS, 1.0), power_of_two(body, bounded))
-    body.store(b.fmul(b.fmul(gate, _reciprocal(body, denominator)), up), function.args[2], 4)
-    b.ret_void()
+    return b.fmul(b.fmul(gate, _reciprocal(body, denominator)), up)
+
+
+def _silu_mul(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    gate, up = (body.load(FLOATS, address, 4) for address in function.args[:2])
+    body.store(silu_product(body, gate, up), function.args[2], 4)
+    body.b.ret_void()
 
 
 @intrinsic

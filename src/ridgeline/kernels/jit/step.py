@@ -30,26 +30,43 @@ from ridgeline.kernels.jit.step_job import (
     row_ids_of,
     work_of,
 )
-from ridgeline.kernels.jit.step_products import GATED_BYTES, Matrix, address_of, convert, gate, multiply
-from ridgeline.kernels.jit.team import finish, take
+from ridgeline.kernels.jit.step_products import (
+    GATED_BYTES,
+    Matrix,
+    address_of,
+    convert,
+    gate,
+    multiply,
+    rows_of_group,
+    units_of_groups,
+)
+from ridgeline.kernels.jit.team import finish, take, take_from
 from ridgeline.kernels.jit.wide import configure, release
 
 PARTS_PER_LAYER = 9
 PARTS_BESIDE_LAYERS = 5
 
+_NORMS_AT_ONCE = 4
+"""Tokens that a thread norms before it looks for others: a few microseconds."""
+
 
 @njit
-def _norms(shared, part, residual, tokens, weight, eps, scratch, wide, normed):
+def _norms(shared, part, residual, tokens, weight, eps, scratch, wide, normed, thread, groups):
     """Norm each token, and make activations of it."""
-    hidden = residual.shape[1]
-    done = 0
-    row = take(shared, part)
-    while row < tokens:
-        norm_row(address_of(residual, row, 0), weight, hidden, eps, scratch)
-        convert(scratch, row, 0, hidden, wide, normed)
-        done += 1
-        row = take(shared, part)
-    finish(shared, part, done, tokens)
+    hidden, done = residual.shape[1], 0
+    for i in range(groups):
+        group = (thread + i) % groups
+        begin, end = rows_of_group(tokens, groups, group)
+        units = -(-(end - begin) // _NORMS_AT_ONCE)
+        unit = take_from(shared, part, group)
+        while unit < units:
+            first = begin + unit * _NORMS_AT_ONCE
+            for row in range(first, min(first + _NORMS_AT_ONCE, end)):
+                norm_row(address_of(residual, row, 0), weight, hidden, eps, scratch)
+                convert(scratch, row, 0, hidden, wide, normed)
+            done += 1
+            unit = take_from(shared, part, group)
+    finish(shared, part, done, units_of_groups(tokens, groups, _NORMS_AT_ONCE, 1))
 
 
 def scratch_bytes(model_hidden: int, group: int, head_dim: int) -> int:
@@ -83,7 +100,7 @@ def _head(shared, part, job, hidden, splits, thread):
     finish(shared, part, done, job.rows)
     logits = floats_of(job.logits, job.rows, job.vocab_filled)
     matrix, panels = Matrix(job.head_form, job.head, 0), panels_of(job, job.wide_head)
-    multiply(shared, part + 1, matrix, normed, splits, job.rows, logits, 0, panels, thread)
+    multiply(shared, part + 1, matrix, normed, splits, job.rows, logits, 0, panels, thread, 1)
     peaks, place = peaks_of(job), job.scratch + thread * job.scratch_bytes
     done = 0
     row = take(shared, part + 2)
@@ -105,26 +122,26 @@ def _head_entry(thread, shared, address):
 
 
 @njit
-def _layer(shared, part, index, layer, model, batch, work, thread):
+def _layer(shared, part, index, layer, model, batch, work, thread, groups):
     scratch, panels, wide = address_of(work.scratch, thread, 0), work.panels, work.panels.shape[0]
     tokens = batch.token_ids.shape[0]
     residual, normed, splits, eps = work.residual, work.normed, model.splits, model.norm_eps
-    _norms(shared, part, residual, tokens, layer.input_norm, eps, scratch, wide, normed)
+    _norms(shared, part, residual, tokens, layer.input_norm, eps, scratch, wide, normed, thread, groups)
     qkv = Matrix(layer.qkv_form, layer.qkv, layer.qkv_bias)
-    multiply(shared, part + 1, qkv, normed, splits, tokens, work.qkv, 0, panels, thread)
+    multiply(shared, part + 1, qkv, normed, splits, tokens, work.qkv, 0, panels, thread, groups)
     # Single tokens whose positions are not cut are stored where they are attended to.
     first = 0 if batch.parts > 1 else batch.contexts.shape[0]
-    store_all(shared, part + 2, first, tokens, index, layer, model, batch, work)
+    store_all(shared, part + 2, first, tokens, index, layer, model, batch, work, thread, groups)
     attend(shared, part + 3, index, layer, model, batch, work, scratch)
     if batch.parts > 1:
         merge(shared, part + 4, model, batch, work)
     output = Matrix(layer.output_form, layer.output, layer.output_bias)
-    multiply(shared, part + 5, output, work.values, splits, tokens, residual, 1, panels, thread)
-    _norms(shared, part + 6, residual, tokens, layer.post_norm, eps, scratch, wide, normed)
+    multiply(shared, part + 5, output, work.values, splits, tokens, residual, 1, panels, thread, groups)
+    _norms(shared, part + 6, residual, tokens, layer.post_norm, eps, scratch, wide, normed, thread, groups)
     gate_up = Matrix(layer.gate_up_form, layer.gate_up, layer.gate_up_bias)
-    gate(shared, part + 7, gate_up, normed, splits, tokens, scratch, work.gated, panels, thread)
+    gate(shared, part + 7, gate_up, normed, splits, tokens, scratch, work.gated, panels, thread, groups)
     down = Matrix(layer.down_form, layer.down, layer.down_bias)
-    multiply(shared, part + 8, down, work.gated, splits, tokens, residual, 1, panels, thread)
+    multiply(shared, part + 8, down, work.gated, splits, tokens, residual, 1, panels, thread, groups)
 
 
 def _forward_entry(thread, shared, address):
@@ -136,7 +153,7 @@ def _forward_entry(thread, shared, address):
     _embed(shared, 0, model, batch, residual)
     part = 1
     for index in range(layers.shape[0]):
-        _layer(shared, part, index, layers[index], model, batch, work, thread)
+        _layer(shared, part, index, layers[index], model, batch, work, thread, job.groups)
         part += PARTS_PER_LAYER
     hidden = floats_of(job.normed_tokens, tokens, job.hidden)
     done = 0

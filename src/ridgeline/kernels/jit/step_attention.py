@@ -3,8 +3,8 @@
 from numba import njit
 
 from ridgeline.kernels.jit import attention
-from ridgeline.kernels.jit.step_products import address_of, convert
-from ridgeline.kernels.jit.team import finish, take
+from ridgeline.kernels.jit.step_products import address_of, convert, rows_of_group, units_of_groups
+from ridgeline.kernels.jit.team import finish, take, take_from
 
 _TOKENS_AT_ONCE = 16
 """Whose keys and values a thread stores: they share lines of the cache."""
@@ -31,17 +31,21 @@ def _store(token, kv_head, index, layer, model, batch, work):
 
 
 @njit
-def store_all(shared, part, first, end, index, layer, model, batch, work):
+def store_all(shared, part, first, end, index, layer, model, batch, work, thread, groups):
     """Rotate and store the tokens from `first` to before `end`."""
-    units, done = -(-(end - first) // _TOKENS_AT_ONCE) * model.kv_heads, 0
-    unit = take(shared, part)
-    while unit < units:
-        begin = first + unit // model.kv_heads * _TOKENS_AT_ONCE
-        for token in range(begin, min(begin + _TOKENS_AT_ONCE, end)):
-            _store(token, unit % model.kv_heads, index, layer, model, batch, work)
-        done += 1
-        unit = take(shared, part)
-    finish(shared, part, done, units)
+    tokens, done = end - first, 0
+    for i in range(groups):
+        group = (thread + i) % groups
+        begin, last = rows_of_group(tokens, groups, group)
+        units = -(-(last - begin) // _TOKENS_AT_ONCE) * model.kv_heads
+        unit = take_from(shared, part, group)
+        while unit < units:
+            token = begin + unit // model.kv_heads * _TOKENS_AT_ONCE
+            for t in range(first + token, first + min(token + _TOKENS_AT_ONCE, last)):
+                _store(t, unit % model.kv_heads, index, layer, model, batch, work)
+            done += 1
+            unit = take_from(shared, part, group)
+    finish(shared, part, done, units_of_groups(tokens, groups, _TOKENS_AT_ONCE, model.kv_heads))
 
 
 @njit

@@ -37,7 +37,7 @@ _BATCH = (
 )
 _WORK = (
     "residual qkv qkv_columns attended partials partial_bytes scratch scratch_bytes panels panel_bytes "
-    "threads wide wide_head tile_configuration"
+    "threads groups wide wide_head tile_configuration"
 )
 _OUT = "normed_tokens rows row_ids logits vocab_filled peaks"
 
@@ -53,6 +53,7 @@ JOB = np.dtype(
     wide, wide_head: 1 where products, and that for logits, are those of `wide`; 0 for those of
         `products`. Memory of tokens then has room for a multiple of `wide.ROWS`.
 
+    groups: that the rows of a wide step are in, see `team.take_from`; 1 for others.
     normed_tokens: float32 [tokens, hidden], the last norm of each token; an input where only logits
         are asked for.
     row_ids: int64 [rows], which of them logits are wanted of.

@@ -9,12 +9,13 @@ from numba import njit
 
 from ridgeline.kernels.jit.activations import add_16, quantise_block, silu_mul_16
 from ridgeline.kernels.jit.products import BLOCK, BLOCK_BYTES, FORM_4_MINIMUM, MAX_ROWS, TILES, product
-from ridgeline.kernels.jit.team import finish, take
+from ridgeline.kernels.jit.team import finish, take, take_from
 from ridgeline.kernels.jit.wide import (
     BLOCK_PANEL_BYTES,
     PANEL_TILES,
     ROWS,
     TILE_BYTES,
+    activate_rows,
     multiply_panel,
     round_block,
     unpack_panel,
@@ -29,15 +30,13 @@ _ROWS_AT_ONCE = 42 * 6
 _WIDE_BYTES_AT_ONCE = 1536 << 10
 """Of activations in bfloat16, the same."""
 
-_UNITS_PER_THREAD = 4
-"""At least, where there are rows enough: who has one unit more than others does not hold them up for long."""
-
 GATED_TILES = 4
 """Tiles of 16 outputs for 32 gates and as many ups: they make one block of the next product's inputs."""
 
 _GATED_PANELS = GATED_TILES // PANEL_TILES
 
-GATED_BYTES = 64 * GATED_TILES * max(MAX_ROWS, ROWS)
+_GATED_ROW_BYTES = 64 * GATED_TILES
+GATED_BYTES = _GATED_ROW_BYTES * max(MAX_ROWS, ROWS)
 """Of the scratch that `gate` needs."""
 
 
@@ -116,12 +115,26 @@ def _tiles(matrix, x, splits, first, rows, tile, out, out_stride, accumulate):
 
 
 @njit
-def _rows_at_once(tokens, columns, units, threads):
+def rows_of_group(tokens, groups, group):
+    """First row and end of a group of a wide step's rows, all but the last being multiples of `ROWS`."""
+    size = -(-tokens // (ROWS * groups)) * ROWS
+    return min(group * size, tokens), min((group + 1) * size, tokens)
+
+
+@njit
+def units_of_groups(tokens, groups, rows_at_once, columns):
+    """Units of all groups, which are cut into `rows_at_once` rows and into columns."""
+    units = 0
+    for group in range(groups):
+        first, end = rows_of_group(tokens, groups, group)
+        units += -(-(end - first) // rows_at_once) * columns
+    return units
+
+
+@njit
+def _rows_at_once(columns):
     """How many rows of activations to do in a unit of a wide product."""
-    rows = max(ROWS, _WIDE_BYTES_AT_ONCE // (2 * columns) // ROWS * ROWS)
-    while rows > 2 * ROWS and -(-tokens // rows) * units < _UNITS_PER_THREAD * threads:
-        rows //= 2
-    return -(-rows // ROWS) * ROWS
+    return max(ROWS, _WIDE_BYTES_AT_ONCE // (2 * columns) // ROWS * ROWS)
 
 
 @njit
@@ -147,33 +160,42 @@ def _multiply_rows(x, first, end, panel, out, out_stride, accumulate):
 
 
 @njit
-def _multiply_wide(shared, part, matrix, x, tokens, out, accumulate, panels, thread):
-    panel = address_of(panels, thread, 0)
-    columns, blocks = out.shape[1] // (16 * PANEL_TILES), x.scales.shape[1]
+def _multiply_wide_unit(matrix, x, first, end, column, out, accumulate, panel):
+    blocks, tile = x.scales.shape[1], column * PANEL_TILES
     stride = BLOCK_BYTES[matrix.form] * blocks
-    at_once = _rows_at_once(tokens, x.rounded.shape[1], columns, panels.shape[0])
-    units, done = columns * -(-tokens // at_once), 0
-    unit = take(shared, part)
-    while unit < units:
-        first, tile = unit // columns * at_once, unit % columns * PANEL_TILES
-        end = min(first + at_once, tokens)
-        unpack_panel(matrix.form, matrix.weights + tile * stride, stride, blocks, panel)
-        place = address_of(out, first, 64 * tile)
-        _multiply_rows(x, first, end, panel, place, out.strides[0], accumulate)
-        if matrix.bias:
-            for row in range(first, end):
-                for i in range(tile, tile + PANEL_TILES):
-                    add_16(matrix.bias + 64 * i, address_of(out, row, 64 * i))
-        done += 1
-        unit = take(shared, part)
-    finish(shared, part, done, units)
+    unpack_panel(matrix.form, matrix.weights + tile * stride, stride, blocks, panel)
+    place = address_of(out, first, 64 * tile)
+    _multiply_rows(x, first, end, panel, place, out.strides[0], accumulate)
+    if matrix.bias:
+        for row in range(first, end):
+            for i in range(tile, tile + PANEL_TILES):
+                add_16(matrix.bias + 64 * i, address_of(out, row, 64 * i))
 
 
 @njit
-def multiply(shared, part, matrix, x, splits, tokens, out, accumulate, panels, thread):
+def _multiply_wide(shared, part, matrix, x, tokens, out, accumulate, panels, thread, groups):
+    panel, columns = address_of(panels, thread, 0), out.shape[1] // (16 * PANEL_TILES)
+    at_once = _rows_at_once(x.rounded.shape[1])
+    done = 0
+    for i in range(groups):
+        group = (thread + i) % groups
+        begin, end = rows_of_group(tokens, groups, group)
+        units = -(-(end - begin) // at_once) * columns
+        unit = take_from(shared, part, group)
+        while unit < units:
+            first = begin + unit // columns * at_once
+            last = min(first + at_once, end)
+            _multiply_wide_unit(matrix, x, first, last, unit % columns, out, accumulate, panel)
+            done += 1
+            unit = take_from(shared, part, group)
+    finish(shared, part, done, units_of_groups(tokens, groups, at_once, columns))
+
+
+@njit
+def multiply(shared, part, matrix, x, splits, tokens, out, accumulate, panels, thread, groups):
     """A product of activations with packed weights, into or onto float32 `out` [tokens, outputs]."""
     if panels.shape[0]:
-        _multiply_wide(shared, part, matrix, x, tokens, out, accumulate, panels, thread)
+        _multiply_wide(shared, part, matrix, x, tokens, out, accumulate, panels, thread, groups)
         return
     pairs = out.shape[1] // (16 * TILES)
     pair_bytes = TILES * BLOCK_BYTES[matrix.form] * x.scales.shape[1]
@@ -200,49 +222,69 @@ def multiply(shared, part, matrix, x, splits, tokens, out, accumulate, panels, t
 
 
 @njit
-def _activate(matrix, place, row, column, wide, gated):
-    """silu(gate) * up of 32 gates and their ups at an address, as activations."""
+def _add_gated_bias(matrix, place, column):
     if matrix.bias:
         for tile in range(GATED_TILES):
             add_16(matrix.bias + 64 * (GATED_TILES * column + tile), place + 64 * tile)
+
+
+@njit
+def _activate(matrix, place, row, column, gated):
+    """silu(gate) * up of 32 gates and their ups at an address, as activations."""
+    _add_gated_bias(matrix, place, column)
     silu_mul_16(place, place + 128, place)
     silu_mul_16(place + 64, place + 192, place + 64)
-    convert(place, row, BLOCK * column, BLOCK, wide, gated)
+    convert(place, row, BLOCK * column, BLOCK, 0, gated)
 
 
 @njit
-def _gate_wide(shared, part, matrix, x, tokens, scratch, gated, panels, thread):
-    panel, out_stride = address_of(panels, thread, 0), 64 * GATED_TILES
-    columns, blocks = gated.scales.shape[1], x.scales.shape[1]
-    stride = BLOCK_BYTES[matrix.form] * blocks
-    at_once = _rows_at_once(tokens, x.rounded.shape[1], columns, panels.shape[0])
-    units, done = columns * -(-tokens // at_once), 0
-    unit = take(shared, part)
-    while unit < units:
-        first, column = unit // columns * at_once, unit % columns
-        end = min(first + at_once, tokens)
+def _activate_wide(matrix, place, row, rows, column, gated):
+    for j in range(rows):
+        _add_gated_bias(matrix, place + j * _GATED_ROW_BYTES, column)
+    for j in range(0, rows, 16):
+        target = wide_address(gated, row + j, column)
+        activate_rows(place + j * _GATED_ROW_BYTES, _GATED_ROW_BYTES, min(16, rows - j), target)
+
+
+@njit
+def _gate_wide_unit(matrix, x, first, end, column, scratch, gated, panel):
+    blocks = x.scales.shape[1]
+    stride, panel_size = BLOCK_BYTES[matrix.form] * blocks, BLOCK_PANEL_BYTES * blocks
+    for i in range(_GATED_PANELS):
+        weights = matrix.weights + (GATED_TILES * column + PANEL_TILES * i) * stride
+        unpack_panel(matrix.form, weights, stride, blocks, panel + i * panel_size)
+    for row in range(first, end, ROWS):
+        rows = min(ROWS, end - row)
         for i in range(_GATED_PANELS):
-            weights = matrix.weights + (GATED_TILES * column + PANEL_TILES * i) * stride
-            unpack_panel(matrix.form, weights, stride, blocks, panel + i * BLOCK_PANEL_BYTES * blocks)
-        for row in range(first, end, ROWS):
-            rows = min(ROWS, end - row)
-            for i in range(_GATED_PANELS):
-                place = scratch + 64 * PANEL_TILES * i
-                _multiply_rows(
-                    x, row, row + rows, panel + i * BLOCK_PANEL_BYTES * blocks, place, out_stride, 0
-                )
-            for j in range(rows):
-                _activate(matrix, scratch + j * out_stride, row + j, column, 1, gated)
-        done += 1
-        unit = take(shared, part)
-    finish(shared, part, done, units)
+            place = scratch + 64 * PANEL_TILES * i
+            _multiply_rows(x, row, row + rows, panel + i * panel_size, place, _GATED_ROW_BYTES, 0)
+        _activate_wide(matrix, scratch, row, rows, column, gated)
 
 
 @njit
-def gate(shared, part, matrix, x, splits, tokens, scratch, gated, panels, thread):
+def _gate_wide(shared, part, matrix, x, tokens, scratch, gated, panels, thread, groups):
+    panel, columns = address_of(panels, thread, 0), gated.scales.shape[1]
+    at_once = _rows_at_once(x.rounded.shape[1])
+    done = 0
+    for i in range(groups):
+        group = (thread + i) % groups
+        begin, end = rows_of_group(tokens, groups, group)
+        units = -(-(end - begin) // at_once) * columns
+        unit = take_from(shared, part, group)
+        while unit < units:
+            first = begin + unit // columns * at_once
+            last = min(first + at_once, end)
+            _gate_wide_unit(matrix, x, first, last, unit % columns, scratch, gated, panel)
+            done += 1
+            unit = take_from(shared, part, group)
+    finish(shared, part, done, units_of_groups(tokens, groups, at_once, columns))
+
+
+@njit
+def gate(shared, part, matrix, x, splits, tokens, scratch, gated, panels, thread, groups):
     """The product with gate and up, silu(gate) * up, and that as activations."""
     if panels.shape[0]:
-        _gate_wide(shared, part, matrix, x, tokens, scratch, gated, panels, thread)
+        _gate_wide(shared, part, matrix, x, tokens, scratch, gated, panels, thread, groups)
         return
     columns = gated.scales.shape[1]
     chunks = -(-tokens // _ROWS_AT_ONCE)
@@ -261,7 +303,7 @@ def gate(shared, part, matrix, x, splits, tokens, scratch, gated, panels, thread
                     matrix, x, splits, first, rows, GATED_TILES * column + tile, place, 64 * GATED_TILES, 0
                 )
             for row in range(rows):
-                _activate(matrix, scratch + row * 64 * GATED_TILES, first + row, column, 0, gated)
+                _activate(matrix, scratch + row * 64 * GATED_TILES, first + row, column, gated)
             first += rows
         done += 1
         unit = take(shared, part)

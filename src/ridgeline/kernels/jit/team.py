@@ -31,7 +31,10 @@ SPINS_BEFORE_SLEEP = 1000
 
 _LINE_BYTES = 64
 _PART_BYTES = _LINE_BYTES
-"""Of a part's two counters, units taken and units done: a line of the processor's cache."""
+"""Of a part's counters, a line of the processor's cache: units taken, units done, and units taken of
+groups but the first."""
+
+MOST_GROUPS = 7
 
 _NUMBER, _SLEEPERS, _INSIDE, _ENTRY, _JOB, _STOP = (_LINE_BYTES * i for i in range(6))
 """Of a team's mailbox: how many jobs there were; threads asleep; threads in the job, and whether it is
@@ -150,6 +153,15 @@ def take(shared: int, part: int) -> int:
 
 
 @njit
+def take_from(shared: int, part: int, group: int) -> int:
+    """`take` where a part's units are in groups, each numbered from 0; at most `MOST_GROUPS`.
+
+    A thread takes those of its own group first: what it computed before is in its own cache.
+    """
+    return fetch_add(shared + _PART_BYTES * part + (8 + 8 * group if group else 0), 1)
+
+
+@njit
 def finish(shared: int, part: int, done: int, units: int) -> None:
     """Say how many units of a part this thread has done, and wait until all of them are."""
     place = shared + _PART_BYTES * part + 8
@@ -208,8 +220,8 @@ def _announce(mailbox):
 
 def _run(mailbox, parts, entry, job):
     for part in range(parts):
-        store(mailbox + _COUNTERS + _PART_BYTES * part, 0)
-        store(mailbox + _COUNTERS + _PART_BYTES * part + 8, 0)
+        for word in range(_PART_BYTES // 8):
+            store(mailbox + _COUNTERS + _PART_BYTES * part + 8 * word, 0)
     store(mailbox + _ENTRY, entry)
     store(mailbox + _JOB, job)
     store(mailbox + _INSIDE, _OPEN)

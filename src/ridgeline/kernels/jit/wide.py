@@ -18,6 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from ridgeline.kernels.jit.activations import silu_product
 from ridgeline.kernels.jit.attention_math import counted
 from ridgeline.kernels.jit.ir import (
     FLOATS,
@@ -252,13 +253,38 @@ def rounded(body: Body, vector: Value) -> Value:
     return b.trunc(b.select(is_number, whole, constant(INTS, 0x7FC0)), _SHORTS)
 
 
+def _store_block(body: Body, lower: Value, upper: Value, target: Value) -> None:
+    lanes = ir.Constant(ir.VectorType(I32, 2 * 16), [I32(i) for i in ORDER])
+    both = body.b.shuffle_vector(rounded(body, lower), rounded(body, upper), lanes)
+    body.store(both, target, 2)
+
+
 def _round_block(function: Any) -> None:
     body = Body(function.append_basic_block())
     source, target = function.args
-    lower, upper = (rounded(body, body.load(FLOATS, body.address(source, at), 4)) for at in (0, 64))
-    lanes = ir.Constant(ir.VectorType(I32, 2 * 16), [I32(i) for i in ORDER])
-    body.store(body.b.shuffle_vector(lower, upper, lanes), target, 2)
+    lower, upper = (body.load(FLOATS, body.address(source, at), 4) for at in (0, 64))
+    _store_block(body, lower, upper, target)
     body.b.ret_void()
+
+
+def _activate_rows(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    source, row_bytes, rows, target = function.args
+    with counted(body, rows) as index:
+        place = body.address(source, body.b.mul(index, row_bytes))
+        gates, ups = (
+            [body.load(FLOATS, body.address(place, at), 4) for at in (first, first + 64)]
+            for first in (0, 128)
+        )
+        lower, upper = (silu_product(body, gate, up) for gate, up in zip(gates, ups, strict=True))
+        _store_block(body, lower, upper, body.address(target, body.b.mul(index, I64(TILE_BYTES // 16))))
+    body.b.ret_void()
+
+
+@intrinsic
+def activate_rows(typing, source, row_bytes, rows, target):
+    """`silu(gate) * up` of rows of 32 gates and 32 ups, as a block of up to 16 rows of activations."""
+    return emitted("ridgeline_wide_activate_rows", 4, _activate_rows)
 
 
 @intrinsic
