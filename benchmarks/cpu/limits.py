@@ -2,7 +2,8 @@
 
 The limit takes the least there is to do: every weight is read once a step as it lies in the model's
 file (some 5 bits), K and V once in float16; products of weights are in int8, those of attention in
-float32; reading and computing overlap. What else a step does costs nothing.
+float32, or all of them in bfloat16 in AMX tiles where that is faster; reading and computing overlap.
+What else a step does costs nothing.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,12 @@ from ridgeline.roofline.shape import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Of all threads together."""
+    """Of all threads together; 0 operations in tiles where there are none."""
 
     read_bytes_per_second: float
     int8_operations_per_second: float
     float32_operations_per_second: float
+    tile_operations_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,9 @@ def step_seconds(ceilings: Ceilings, model: Model, work: Work) -> float:
     products, _ = cost_of(Work(work.new_tokens, work.cached_tokens, 0, work.logit_rows))
     _, weights = cost_of(Work(0, 0, 0, work.logit_rows))
     moved += weights * (model.bytes_per_weight - 1.0)  # it was counted as one byte each
-    computing = products / ceilings.int8_operations_per_second
-    computing += (flops - products) / ceilings.float32_operations_per_second
+    tiles = ceilings.tile_operations_per_second
+    computing = products / max(ceilings.int8_operations_per_second, tiles)
+    computing += (flops - products) / max(ceilings.float32_operations_per_second, tiles)
     return max(computing, moved / ceilings.read_bytes_per_second)
 
 

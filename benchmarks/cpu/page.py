@@ -54,10 +54,12 @@ def results(record: Mapping[str, Any]) -> str:
     ]
     ceilings = record["ceilings"]
     if ceilings:
+        tiles = ceilings.get("tile_operations_per_second", 0.0)
         paragraphs.append(
             f"All threads together read {ceilings['read_bytes_per_second'] / 1e9:.0f} GB/s and compute "
             f"{ceilings['int8_operations_per_second'] / 1e9:,.0f} GOP/s in int8, "
-            f"{ceilings['float32_operations_per_second'] / 1e9:,.0f} GFLOP/s in float32."
+            f"{ceilings['float32_operations_per_second'] / 1e9:,.0f} GFLOP/s in float32"
+            + (f", {tiles / 1e9:,.0f} GFLOP/s in bfloat16 in tiles." if tiles else ".")
         )
     if record["client_share"]:
         told = ", ".join(f"{share:.0%} beside {name}" for name, share in record["client_share"].items())

@@ -128,7 +128,7 @@ def test_chosen_rows_are_those_that_begin_so() -> None:
 
 
 def test_ceilings_are_medians_of_what_was_measured() -> None:
-    names = ("read_bytes_per_second", "int8_operations_per_second", "float32_operations_per_second")
+    names = [f"{name}_per_second" for name in ("read_bytes", "int8_operations", "float32_operations")]
     measured = [dict.fromkeys(names, value) for value in (1.0, 9.0, 3.0)]
     assert median_ceilings(measured) == Ceilings(3.0, 3.0, 3.0)
     assert median_ceilings([]) is None
@@ -148,6 +148,8 @@ def test_a_step_that_arithmetic_binds_takes_as_long_as_its_products() -> None:
     attention = 4 * 2 * 64 * n * (n + 1) / 2
     seconds = step_seconds(Ceilings(1e30, 1e12, 1e11), MODEL, Work.of([(n, 0)], 1))
     assert seconds == pytest.approx(products / 1e12 + attention / 1e11)
+    in_tiles = step_seconds(Ceilings(1e30, 1e12, 1e11, 5e12), MODEL, Work.of([(n, 0)], 1))
+    assert in_tiles == pytest.approx((products + attention) / 5e12)
 
 
 def test_limits_of_rows_are_tokens_over_the_seconds_of_their_steps() -> None:
