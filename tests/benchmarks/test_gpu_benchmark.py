@@ -37,7 +37,8 @@ from gpu.scale import FULL, SMOKE  # noqa: E402
 TABLES = "correctness ceilings roofs decode prefill load ratio kernels goals".split()
 
 ABSENT = (
-    "fastapi pydantic pydantic_settings sqlalchemy alembic orjson aiohttp uvicorn typer rich platformdirs"
+    "fastapi pydantic pydantic_settings sqlalchemy alembic orjson aiohttp aiosqlite uvicorn httptools typer "
+    "rich platformdirs gguf"
 )
 
 HIDES = f"""
