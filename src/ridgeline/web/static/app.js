@@ -10,6 +10,7 @@ import { Header, TemporaryBanner } from './header.js';
 import { Close } from './icons.js';
 import { effect, html, render } from './lib.js';
 import { Login, Unreachable } from './login.js';
+import { renewOnReturn } from './renewal.js';
 import { SearchDialog } from './search.js';
 import { SettingsDialog } from './settings.js';
 import { onShortcut, ShortcutsDialog } from './shortcuts.js';
@@ -77,3 +78,4 @@ effect(() => {
 });
 render(html`<${App} />`, document.getElementById('app'));
 start();
+renewOnReturn();
