@@ -5,6 +5,8 @@ A test fails where a generated part is not current.
 """
 
 import ast
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,9 +105,29 @@ def options() -> str:
     return "\n".join(lines)
 
 
+def site() -> str:
+    """The settings of `--site` with their defaults and what `WebSettings` says of them."""
+    from ridgeline.cli.site import site_names
+    from ridgeline.web.settings import WebSettings
+
+    said: dict[str, str] = {}
+    for line in (inspect.getdoc(WebSettings) or "").partition("Attributes:")[2].splitlines():
+        found = re.match(r"    (\w+): (.*)", line)
+        if found:
+            name, said[found[1]] = found[1], found[2]
+        elif line.strip():
+            said[name] += f" {line.strip()}"
+    rows = []
+    for key, default in site_names().items():
+        about = said.get(key.replace("-", "_"), said["sampling"])
+        rows.append(f"| `{key}` | `{default}` | {about} |")
+    return "\n".join(["| name | default | |", "| --- | --- | --- |", *rows])
+
+
 PARTS: dict[str, tuple[Path, Callable[[], str]]] = {
     "rooms": (DOCS / "architecture.md", rooms),
     "options": (DOCS / "guides" / "configuration.md", options),
+    "site": (DOCS / "guides" / "configuration.md", site),
 }
 
 

@@ -27,7 +27,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("part", ["rooms", "options"])
+@pytest.mark.parametrize("part", ["rooms", "options", "site"])
 def test_generated_parts_are_current(part: str) -> None:
     path, text = generator().current(part)
     assert path.read_text(encoding="utf-8") == text, f"{path.name} is not current: run `make docs`"

@@ -27,6 +27,7 @@ from gpu.bench import Bench, Record  # noqa: E402
 from gpu.compare import put_check  # noqa: E402
 from gpu.correctness import check_model, rounded_model  # noqa: E402
 from gpu.floors import floors  # noqa: E402
+from gpu.goals import verdicts  # noqa: E402
 from gpu.kernel_checks import check_kernels  # noqa: E402
 from gpu.parts import MARK, Outcome, Part, Stage, run_here, run_stage, stages  # noqa: E402
 from gpu.places import HostDevice, HostPlace  # noqa: E402
@@ -37,7 +38,8 @@ from gpu.scale import FULL, SMOKE  # noqa: E402
 TABLES = "correctness ceilings roofs decode prefill load ratio kernels goals".split()
 
 ABSENT = (
-    "fastapi pydantic pydantic_settings sqlalchemy alembic orjson aiohttp uvicorn typer rich platformdirs"
+    "fastapi pydantic pydantic_settings sqlalchemy alembic orjson aiohttp aiosqlite uvicorn httptools typer "
+    "rich platformdirs gguf"
 )
 
 HIDES = f"""
@@ -203,6 +205,14 @@ def test_fractions_are_of_what_was_measured() -> None:
     assert not decode["host_hidden"]
     assert (prefill["bound_by"], prefill["of_product"]) == ("product", pytest.approx(0.5))
     assert [goal["met"] for goal in tables["goals"]] == [True, None, None, False, False, None]
+
+
+def test_the_host_may_be_seen_of_a_small_model() -> None:
+    row = {**DECODE, "of_roof": 0.9, "of_product": 0.1}
+    hidden, seen = row | {"step_seconds": 0.004}, row | {"step_seconds": 0.008}
+    for model, met in (("llama-3.2-1b", True), ("llama-3.1-8b", False)):
+        found = verdicts({"decode": [hidden, seen | {"model": model}]})
+        assert [goal["met"] for goal in found if "host is hidden" in goal["goal"]] == [met]
 
 
 DECODE = {"model": "llama-3.1-8b", "graphs": True, "batch": 1, "device_seconds": 0.004, "host_seconds": 0.004}

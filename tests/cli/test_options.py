@@ -1,5 +1,7 @@
 """Flags, environment and configuration file: read by one parser, in one order."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+import ridgeline
 from ridgeline.cli import server
 from ridgeline.cli.main import app
 from ridgeline.cli.params import client_headers, parse_api_key, parse_bytes, server_url
 from ridgeline.cli.server import Serving
+from ridgeline.cli.site import site_names
+from ridgeline.web.settings import WebSettings
 
 
 class Captured:
@@ -226,3 +231,53 @@ def test_what_is_announced_works_as_it_stands(
     monkeypatch.setattr("sys.argv", [".venv/bin/ridgeline"])
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert " .venv/bin/ridgeline chat --url http://127.0.0.1:1\n" in announced(captured, capsys)
+
+
+def test_the_site_is_set_by_flag_environment_and_file(captured: Captured, tmp_path: Path) -> None:
+    assert served(captured).site == WebSettings()
+    file = tmp_path / "ridgeline.toml"
+    file.write_text('[serve.site]\ntitle = "Ask the Ridge"\nmax-conversations = 7\ntemperature = 0.7\n')
+    site = served(captured, "--config", str(file)).site
+    assert (site.title, site.max_conversations) == ("Ask the Ridge", 7)
+    assert (site.sampling.temperature, site.sampling.top_p) == (0.7, WebSettings().sampling.top_p)
+    env = {"RIDGELINE_CONFIG": str(file), "RIDGELINE_SITE": "max-pinned=3 top-p=1"}
+    site = served(captured, env=env).site
+    assert (site.max_pinned, site.sampling.top_p, site.title) == (3, 1.0, "Ridgeline")
+    assert served(captured, "--site", "unheard-seconds=5.5", env=env).site == replace(
+        WebSettings(), unheard_seconds=5.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("max-conversation=3", "no setting 'max-conversation'; did you mean 'max-conversations'?"),
+        ("heartbeat-seconds=3", "the chat site has no setting 'heartbeat-seconds'"),
+        ("max-conversations", "'max-conversations' is not of the form NAME=VALUE"),
+        ("max-conversations=0", "'max-conversations' must be a whole number of 1 or more, but is '0'"),
+        ("max-conversations=1.5", "must be a whole number of 1 or more, but is '1.5'"),
+        ("temperature=hot", "'temperature' must be a number from 0 to 2, but is 'hot'"),
+        ("top-p=0", "'top-p' must be a number above 0 and up to 1, but is '0'"),
+        ("undo-seconds=inf", "'undo-seconds' must be a number above 0, but is 'inf'"),
+        ("title=", "'title' must not be empty"),
+    ],
+)
+def test_wrong_settings_of_the_site_are_named(
+    captured: Captured, tmp_path: Path, text: str, says: str
+) -> None:
+    result = invoke("serve", "--site", text)
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split())
+    file = tmp_path / "ridgeline.toml"
+    file.write_text(f'[serve]\nsite = ["{text}"]\n')
+    result = invoke("serve", "--config", str(file))
+    assert result.exit_code == 2
+    message = " ".join(result.output.split())
+    assert says in message and str(file) in message
+
+
+def test_every_limit_that_names_itself_can_be_set() -> None:
+    folder = Path(ridgeline.__file__).parent / "web"
+    source = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+    named = set(re.findall(r"--site ([a-z-]+)", source))
+    assert len(named) > 5 and named <= set(site_names())

@@ -1,7 +1,7 @@
 """Attention over blocks as GPUs compute it, in Triton's interpreter, beside the plain one.
 
 All memory that a step does not own holds what is not a number, and what a block table has beyond a
-context are ids that no pool has: reading either shows.
+context and wholly before a window are ids that no pool has: reading either shows.
 """
 
 from dataclasses import replace
@@ -31,21 +31,28 @@ def spec_of(
     return replace(spec, inverse_frequencies=(0.0,) * (head_dim // 2))  # nothing is rotated
 
 
-def garbage_after(table: Integers, context: int, width: int) -> Integers:
-    used = -(-context // BLOCK_SIZE)
+def with_garbage(table: Integers, first_seen: int, context: int, width: int) -> Integers:
+    used = slice(first_seen // BLOCK_SIZE, -(-context // BLOCK_SIZE))
     row = np.resize(np.array(GARBAGE), width)
-    row[:used] = table[:used]
+    row[used] = table[used]
     return row
 
 
 def device_plan(
-    batch: Batch, singles: Units | None, chunks: Units | None, queries: int, padding: int = 0
+    batch: Batch, singles: Units | None, chunks: Units | None, queries: int, window: int | None
 ) -> DevicePlan:
-    """Slots are rows of the tables, those of single tokens first."""
-    tables = [*zip(batch.tables, batch.contexts, strict=True)]
-    tables += [(chunk.blocks, chunk.start + chunk.tokens) for chunk in batch.chunks]
-    width = max(len(table) for table, _ in tables) + 1
-    rows = np.stack([garbage_after(table, int(context), width) for table, context in tables])
+    """Slots are rows of the tables, those of single tokens first; `window` is that of the layer."""
+    tables = [
+        (table, context - 1, context) for table, context in zip(batch.tables, batch.contexts, strict=True)
+    ]
+    tables += [(chunk.blocks, chunk.start, chunk.start + chunk.tokens) for chunk in batch.chunks]
+    width = max(len(table) for table, _, _ in tables) + 1
+    rows = np.stack(
+        [
+            with_garbage(table, 0 if window is None else max(0, int(first) + 1 - window), int(context), width)
+            for table, first, context in tables
+        ]
+    )
     works = [
         Work(torch.from_numpy(u.units), torch.from_numpy(u.tiles), n, u.merges)
         for u, n in ((singles, 1), (chunks, queries))
@@ -119,7 +126,7 @@ class Case:
                 processors=processors,
                 window=window,
             )
-        plan = device_plan(batch, singles, chunks, queries)
+        plan = device_plan(batch, singles, chunks, queries, spec.window(layer))
         partials = Partials(spec, tiles + extra, CPU)
         for buffer in partials.buffers(1):
             buffer.fill_(float("nan"))

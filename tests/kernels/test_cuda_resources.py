@@ -20,7 +20,14 @@ import triton.language as tl
 
 from ridgeline.kernels.cuda import activation, norm, resources, rotary
 from ridgeline.kernels.cuda.plan import DevicePlan
-from ridgeline.kernels.cuda.resources import CAPABILITIES, SHARED_BYTES, Resources, Row, Variant
+from ridgeline.kernels.cuda.resources import (
+    CAPABILITIES,
+    FURTHER_CAPABILITIES,
+    SHARED_BYTES,
+    Resources,
+    Row,
+    Variant,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "benchmarks" / "gpu_kernels.md"
@@ -91,11 +98,12 @@ def check_all(*options: str) -> list[dict[str, Any]]:
     result = json.loads(run.stdout)
     assert result["violations"] == []
     assert run.returncode == 0
+    further = "--further" in options
     assert {(row["variant"], row["capability"]) for row in result["rows"]} == {
         (variant.name, capability)
-        for variant in resources.all_variants()
-        for capability in variant.capabilities
-        if variant.core or "--all" in options
+        for variant in resources.wanted_variants(everything="--all" in options, further=further)
+        for capability in (FURTHER_CAPABILITIES if further else CAPABILITIES)
+        if capability in variant.capabilities
     }
     for row in result["rows"]:
         taken = row["resources"]
@@ -114,6 +122,26 @@ def test_kernels_of_common_models_fit() -> None:
 @pytest.mark.timeout(1800)  # five minutes of one core
 def test_kernels_of_all_models_fit() -> None:
     check_all("--all")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes of one core
+def test_kernels_fit_other_generations_of_gpus() -> None:
+    rows = check_all("--further")
+    assert {row["capability"] for row in rows} == set(FURTHER_CAPABILITIES)
+    # What has the least shared memory gets shapes of its own.
+    assert {row["capability"] for row in rows if "x128 tile=16x64x3" in row["variant"]} == {86, 89, 120}
+
+
+def test_a_variant_is_for_the_gpus_whose_shared_memory_it_fits() -> None:
+    shapes: dict[str, set[int]] = {}
+    for variant in resources.all_variants():
+        if (
+            variant.name.startswith("attend tokens bf16 heads=32/8x128 tile=")
+            and "window" not in variant.name
+        ):
+            shapes.setdefault(variant.name.rpartition("=")[2], set()).update(variant.capabilities)
+    assert shapes == {"16x64x4": {80, 90, 100}, "16x64x3": {86, 89, 120}}
 
 
 def test_kernels_that_do_not_fit_are_named(script: Any) -> None:
@@ -161,7 +189,11 @@ def test_every_kernel_is_checked() -> None:
 
 def test_the_page_lists_what_is_checked() -> None:
     listed = re.findall(r"^\| ([^|]+) \| \d+ \|", PAGE.read_text("utf-8"), re.MULTILINE)
-    wanted = [variant.name for variant in resources.all_variants() if variant.core]
+    wanted = [
+        variant.name
+        for variant in resources.wanted_variants()
+        if set(variant.capabilities) & set(CAPABILITIES)
+    ]
     assert listed == wanted, f"run `python -m ridgeline.kernels.cuda.resources > {PAGE.relative_to(ROOT)}`"
 
 
@@ -172,7 +204,7 @@ def test_violations_are_the_exit_status(
     for taken, status in ((fine, 0), (spilling, 1)):
         rows = [Row("a kernel", 4, 1, 90, taken)]
         found = resources.violations_of(rows[0])
-        monkeypatch.setattr(resources, "check", lambda _, result=(rows, found): result)
+        monkeypatch.setattr(resources, "check", lambda *_, result=(rows, found): result)
         assert resources.main([]) == status
         printed = capsys.readouterr()
         assert f"| a kernel | 4 | 1 | {taken.registers} | 1,024 | {taken.spill_bytes} |" in printed.out

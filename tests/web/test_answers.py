@@ -208,7 +208,7 @@ async def test_a_stopping_server_keeps_what_is_there_and_the_next_one_continues(
     assert [m.content for m in request.messages or ()] == ["Go", "one two "]
     answer = (await stored(site, conversation.id))[1]
     assert (answer.status, answer.content, answer.error_code) == ("complete", "one two and so on", None)
-    assert answer.completion_tokens == 5
+    assert (answer.prompt_tokens, answer.completion_tokens) == (1, 5)
 
 
 async def test_a_server_that_was_killed_leaves_an_interrupted_answer(
@@ -273,7 +273,7 @@ async def test_an_answer_cut_at_the_limit_can_go_on(make_site: MakeSite, backend
 async def test_limits_name_themselves(make_site: MakeSite, backend: ScriptedBackend) -> None:
     site = await make_site(max_running_answers=2, max_message_characters=10, max_conversations=3)
     with pytest.raises(
-        Refusal, match=r"may have 10 characters \(max_message_characters\).* has 11"
+        Refusal, match=r"may have 10 characters \(--site max-message-characters\).* has 11"
     ) as too_long:
         await site.answers.ask(ME, None, "x" * 11, None)
     assert too_long.value.status == 413
@@ -282,14 +282,15 @@ async def test_limits_name_themselves(make_site: MakeSite, backend: ScriptedBack
     with pytest.raises(Refusal, match="being written in this conversation"):
         await site.answers.ask(ME, first.id, "Again", None)
     await site.answers.ask(ME, None, "Go", None)
-    with pytest.raises(Refusal, match="max_running_answers") as busy:
+    with pytest.raises(Refusal, match="--site max-running-answers") as busy:
         await site.answers.ask(ME, None, "Go", None)
     assert busy.value.status == 429
     await site.answers.ask("somebody else", None, "Go", None)
     await site.answers.stop(ME, job.message_id)
     await site.answers.ask(ME, None, "Go", None)
-    with pytest.raises(Refusal, match=r"There are 3 conversations.*max_conversations"):
+    with pytest.raises(Refusal, match=r"There are 3 conversations.*--site max-conversations") as full:
         await site.answers.ask(ME, None, "Go", None)
+    assert full.value.status == 409
     assert len(await site.conversations.newest(ME, limit=10)) == 3
 
 

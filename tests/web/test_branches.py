@@ -205,16 +205,18 @@ async def test_a_conversation_may_not_grow_for_ever(tmp_path: Path, backend: Scr
     limits = {"max_conversation_messages": 5, "max_conversation_characters": 40}
     async with opened(tmp_path / "limits.db", backend, **limits) as site:
         conversation, _, answer = await turn(site, "First")
-        with pytest.raises(Refusal, match=r"40 characters \(max_conversation_characters\).*would have 48"):
+        with pytest.raises(
+            Refusal, match=r"40 characters \(--site max-conversation-characters\).*would have 48"
+        ):
             await site.answers.ask(ME, conversation.id, "x" * 30, None)
         _, _, answer = await turn(site, "x", conversation.id)
-        with pytest.raises(Refusal, match=r"5 messages \(max_conversation_messages\).* has 4"):
+        with pytest.raises(Refusal, match=r"5 messages \(--site max-conversation-messages\).* has 4"):
             await site.answers.ask(ME, conversation.id, "y", None)
         _, job = await site.answers.regenerate(ME, answer.id)
         await told(job)
-        with pytest.raises(Refusal, match="max_conversation_messages") as full:
+        with pytest.raises(Refusal, match="max-conversation-messages") as full:
             await site.answers.regenerate(ME, answer.id)
-        assert full.value.status == 413
+        assert full.value.status == 409
 
 
 async def test_settings_reach_the_model_and_the_system_prompt_comes_first(

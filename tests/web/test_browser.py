@@ -201,7 +201,7 @@ def test_the_wait_can_be_declined_and_taken_up_by_hand(server: Server, open_page
     ("settings", "message", "says"),
     [
         (WebSettings(), "word " * 3000, "too long for this model"),
-        (WebSettings(max_conversations=0), "Hello", "max_conversations"),
+        (WebSettings(max_conversations=0), "Hello", "There is no room for more"),
     ],
     ids=["too long for the context", "limit"],
 )
@@ -209,7 +209,7 @@ def test_what_was_refused_stays_in_the_box(
     make_server: Callable[..., Server], open_page: OpenPage, settings: WebSettings, message: str, says: str
 ) -> None:
     server = make_server(settings)
-    page = open_page(server.url, allow=("status of 400", "status of 429"))
+    page = open_page(server.url, allow=("status of 400", "status of 409"))
     say(page, message)
     expect(page.get_by_role("alert")).to_contain_text(says)
     expect(page.get_by_role("button", name="Try again")).to_have_count(0 if "model" in says else 1)

@@ -199,11 +199,14 @@ def test_an_answer_that_was_cut_off_goes_on(make_server: Callable[..., Server], 
     page = open_page(server.url)
     ask(page, "Count")
     expect(answers(page)).to_contain_text("reached its length limit")
+    meter = page.get_by_role("meter", name="Context in use")
+    expect(meter).to_have_attribute("aria-valuenow", "4")
     server.backend.script = ["and done."]
     page.get_by_role("button", name="Continue").click()
     expect(last_answer(page)).to_have_text(f"{words(3)} and done.")
     finished(page)
     expect(page.get_by_role("button", name="Continue")).to_have_count(0)
+    expect(meter).to_have_attribute("aria-valuenow", "6")
 
 
 def test_the_meter_tells_the_context_in_use(server: Server, open_page: OpenPage) -> None:

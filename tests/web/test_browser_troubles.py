@@ -44,6 +44,7 @@ def test_waiting_for_capacity_goes_on_elsewhere_and_after_loading_again(
 
 REFUSALS = {
     "at_capacity": ("We are at capacity", "Your message is kept", "Try now"),
+    "limit_reached": ("There is no room for more", "as it was said", "Try again"),
     "rate_limited": ("One thing at a time", "as it was said", "Try again"),
     "context_length_exceeded": ("too long for this model", "as it was said", "Try again"),
     "no_replica": ("No model is ready", "Your message is kept", "Try again"),

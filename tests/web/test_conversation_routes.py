@@ -117,7 +117,11 @@ def test_pinned_ones_stand_on_the_first_page_alone(client: httpx.Client, path: s
         ({"settings": {"top_p": 0}}, "more than 0", "settings.top_p"),
         ({"settings": {"top_p": 1.1}}, "at most 1", "settings.top_p"),
         ({"settings": {"max_tokens": 0}}, "at least 1, but is 0", "settings.max_tokens"),
-        ({"settings": {"max_tokens": 5000}}, "4096 (max_answer_tokens), but is 5000", "settings.max_tokens"),
+        (
+            {"settings": {"max_tokens": 5000}},
+            "4096 (--site max-answer-tokens), but is 5000",
+            "settings.max_tokens",
+        ),
         ({"settings": {"max_tokens": 10**30}}, "`settings.max_tokens`", "settings.max_tokens"),
         ({"settings": {"max_tokens": 1.5}}, "integer", "settings.max_tokens"),
         ({"settings": {"system_prompt": "x" * 8001}}, "8000 characters", "settings.system_prompt"),
@@ -163,7 +167,7 @@ def test_pins_have_a_limit(make_server: Callable[..., Server]) -> None:
     with httpx.Client(base_url=make_server(WebSettings(max_pinned=1)).url) as client:
         paths = [f"/web/conversations/{answered(client, 'Hi')['conversation']['id']}" for _ in range(2)]
         assert client.patch(paths[0], json={"pinned": True}).status_code == 200
-        assert "max_pinned" in error_of(client.patch(paths[1], json={"pinned": True}), 429)["message"]
+        assert "max-pinned" in error_of(client.patch(paths[1], json={"pinned": True}), 409)["message"]
         assert client.patch(paths[0], json={"pinned": True}).status_code == 200
         client.patch(paths[0], json={"pinned": False})
         assert client.patch(paths[1], json={"pinned": True}).status_code == 200
@@ -276,7 +280,7 @@ def test_each_route_is_for_the_owner_alone(make_server: Callable[..., Server]) -
 def test_too_many_searches_at_once_are_refused(make_server: Callable[..., Server]) -> None:
     with httpx.Client(base_url=make_server(WebSettings(max_searches=0)).url) as client:
         error = error_of(client.get("/web/search?q=abc"), 429)
-        assert "max_searches" in error["message"]
+        assert "max-searches" in error["message"]
 
 
 def test_a_full_disk_lets_changes_through_and_says_so(

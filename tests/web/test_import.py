@@ -140,7 +140,7 @@ def test_what_was_deleted_can_be_imported_again(client: httpx.Client) -> None:
         (
             doc(conversation(settings={"max_tokens": 5000})),
             "conversations[0].settings.max_tokens",
-            "max_answer_tokens",
+            "max-answer-tokens",
         ),
         (
             doc(conversation(messages=[message("a"), message("a")])),
@@ -239,8 +239,8 @@ def test_nul_characters_come_in_replaced() -> None:
 @pytest.mark.parametrize(
     ("limits", "says"),
     [
-        ({"max_conversation_messages": 2}, "max_conversation_messages"),
-        ({"max_conversation_characters": 2}, "max_conversation_characters"),
+        ({"max_conversation_messages": 2}, "max-conversation-messages"),
+        ({"max_conversation_characters": 2}, "max-conversation-characters"),
     ],
 )
 def test_a_conversation_that_is_too_large_is_named(limits: dict, says: str) -> None:
@@ -255,8 +255,8 @@ def test_limits_of_documents_conversations_and_pins(make_server: Callable[..., S
         large = error_of(client.post("/web/import", json=doc(conversation(model="x" * 2000))), 413)
         assert "2000 bytes" in large["message"]
         many = doc(*(conversation(f"{n}" * 32, pinned=True, messages=[]) for n in range(3)))
-        error = error_of(client.post("/web/import", json=many), 429)
-        assert "max_conversations" in error["message"] and "3 would come in" in error["message"]
+        error = error_of(client.post("/web/import", json=many), 409)
+        assert "max-conversations" in error["message"] and "3 would come in" in error["message"]
         assert client.get("/web/conversations").json()["conversations"] == []
         del many["conversations"][2]
         assert client.post("/web/import", json=many).json()["imported"] == 2

@@ -155,7 +155,7 @@ def test_pages_of_conversations(client: httpx.Client, monkeypatch: pytest.Monkey
         ({"text": "Hello"}, 400, "no parameter `text`"),
         ({"content": "Hi", "conversation_id": "nope"}, 404, "no such conversation"),
         ({"content": "Hi", "model": "nope"}, 404, "served are: tiny"),
-        ({"content": "x" * 200_000}, 413, "max_message_characters"),
+        ({"content": "x" * 200_000}, 413, "max-message-characters"),
     ],
 )
 def test_wrong_messages_are_explained(client: httpx.Client, body: dict, status: int, says: str) -> None:

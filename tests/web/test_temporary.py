@@ -155,14 +155,14 @@ async def test_none_goes_while_it_is_being_answered_in(tmp_path: Path, backend: 
         backend.hold_after = 1
         for _ in range(2):
             await site.answers.ask(ME, None, "Hi", None, temporary=True)
-        with pytest.raises(Refusal, match=r"2 temporary conversations .*max_temporary"):
+        with pytest.raises(Refusal, match=r"2 temporary conversations .*max-temporary"):
             await site.answers.ask(ME, None, "Hi", None, temporary=True)
 
 
 async def test_one_may_not_grow_for_ever(tmp_path: Path, backend: ScriptedBackend) -> None:
     async with opened(tmp_path / "c.db", backend, max_temporary_characters=40) as site:
         conversation = await begun(site, "x" * 20)
-        with pytest.raises(Refusal, match=r"40 characters \(max_temporary_characters\)"):
+        with pytest.raises(Refusal, match=r"40 characters \(--site max-temporary-characters\)"):
             await site.answers.ask(ME, conversation.id, "y" * 10, None)
 
 

@@ -101,8 +101,11 @@ class Walk:
         expect(box(page)).to_be_visible()
         return page
 
-    def shoot(self, page: Page, name: str) -> None:
-        """One picture, once the page has come to rest."""
+    def shoot(self, page: Page, name: str, *, dialog: str | None = None) -> None:
+        """One picture, once the page has come to rest; with the dialog of that name, or with none."""
+        expect(page.get_by_role("dialog")).to_have_count(0 if dialog is None else 1)
+        if dialog is not None:
+            expect(page.get_by_role("dialog")).to_have_accessible_name(dialog)
         page.wait_for_timeout(400)
         if self._png:
             page.screenshot(path=self._folder / f"{name}.png")
@@ -171,7 +174,7 @@ def second_conversation(walk: Walk, page: Page) -> None:
     page.keyboard.press("Control+k")
     page.get_by_role("combobox").fill("light")
     expect(page.locator("mark").first).to_be_visible()
-    walk.shoot(page, "09-search")
+    walk.shoot(page, "09-search", dialog="Search conversations")
     page.keyboard.press("Enter")
     expect(page.locator(".found")).to_be_visible()
     walk.shoot(page, "10-found")
@@ -187,13 +190,13 @@ def finer_points(walk: Walk, page: Page) -> None:
     page.get_by_role("button", name="Settings of this chat").click()
     page.get_by_label("System prompt").fill("You help with Python 3.12. Show types, and keep it short.")
     page.get_by_label("Temperature").fill("0.2")
-    walk.shoot(page, "12-settings")
+    walk.shoot(page, "12-settings", dialog="Settings of this chat")
     page.get_by_role("button", name="Save").click()
     page.keyboard.press("Control+/")
-    walk.shoot(page, "13-shortcuts")
+    walk.shoot(page, "13-shortcuts", dialog="Keyboard shortcuts")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Import and export").click()
-    walk.shoot(page, "14-import-and-export")
+    walk.shoot(page, "14-import-and-export", dialog="Import and export")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="New chat").click()
     page.get_by_role("button", name="Temporary chat").click()

@@ -45,6 +45,8 @@ def _value(parameter: Any, value: object) -> object:
     """A TOML value in the form the parser takes: text, or a list of it for repeatable options."""
     repeatable = parameter.nargs == -1 or getattr(parameter, "multiple", False)
     if repeatable:
+        if isinstance(value, Mapping):
+            return [f"{name}={item}" for name, item in value.items()]  # a table, for NAME=VALUE
         items = value if isinstance(value, list) else [value]
         return [str(item) for item in items]
     if isinstance(value, bool) or value is None:

@@ -8,6 +8,7 @@ import typer
 from ridgeline.cli.config import Config
 from ridgeline.cli.logs import Level
 from ridgeline.cli.params import ENV_PREFIX, option, parse_api_key, parse_bytes
+from ridgeline.cli.site import check_site, site_settings
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -147,6 +148,15 @@ def serve(
             show_default="the user's data folder",
         ),
     ] = None,
+    site: Annotated[
+        list[str] | None,
+        option(
+            "--site",
+            "Setting of the chat page, as temperature=0.7; may be repeated.",
+            metavar="NAME=VALUE",
+            callback=check_site,
+        ),
+    ] = None,
     drain_seconds: Annotated[
         float, option("--drain-seconds", "Time for running answers when stopping.", metavar="SECONDS", min=0)
     ] = 30.0,
@@ -164,7 +174,7 @@ def serve(
       ridgeline serve --port 8080 --kv-memory 2GiB --max-batch 16
       ridgeline serve ./my-model small=smollm2-135m
       ridgeline serve --host 0.0.0.0 --api-key alice=a-long-secret
-      ridgeline serve --device cuda hf:Qwen/Qwen3-8B
+      ridgeline serve --device cuda hf:Qwen/Qwen3-8B --site temperature=0.7
       ridgeline serve --device simulated:h100
     """
     _check_dtype(device, dtype)
@@ -201,6 +211,7 @@ def serve(
             port=port,
             engine=engine,
             api=api,
+            site=site_settings(site or ()),
             data_dir=data_dir,
             drain_seconds=drain_seconds,
             log_level=log_level,

@@ -26,6 +26,7 @@ from ridgeline.engine.process import EngineProcess
 from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Request, Sampling, Stopping
 from ridgeline.store.errors import StoreError
+from ridgeline.web.settings import WebSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -46,6 +47,7 @@ class Serving:
     port: int
     engine: EngineOptions
     api: ApiSettings
+    site: WebSettings
     data_dir: Path | None
     drain_seconds: float
     log_level: str
@@ -132,7 +134,7 @@ def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: S
         metrics = Metrics()
         replica = build_replica(specs, serving.engine, metrics, process, startup.add)
         app = create_app(replica, serving.api, metrics)
-        mount(app, backend=replica, store=Store(database))
+        mount(app, backend=replica, store=Store(database), settings=serving.site)
         startup.lap("app")
         startup.beside("engines' process", process.phases if process else ())
         runner.run(_answer(serving, listener, replica, app, startup))

@@ -11,7 +11,6 @@ from ridgeline.models.catalogue import CATALOGUE, Progress, pull
 from ridgeline.models.config import ModelConfig
 from ridgeline.models.config_readers import config_from_json
 from ridgeline.models.errors import ModelError
-from ridgeline.models.gguf_files import open_gguf
 from ridgeline.models.json_files import read_json
 from ridgeline.models.random_weights import RandomWeights
 from ridgeline.models.safetensors_files import SafetensorsWeights
@@ -166,6 +165,8 @@ def _open_folder(folder: Path, name: str) -> ModelFiles:
 
 
 def _open_gguf(path: Path, name: str) -> ModelFiles:
+    from ridgeline.models.gguf_files import open_gguf  # its library is not everywhere: see benchmarks/gpu
+
     weights = open_gguf(path)
 
     def tokenizer() -> "Tokenizer":

@@ -192,8 +192,8 @@ class Answers:
         limit = self._settings.max_conversations
         if await self._conversations.count(tenant) >= limit:
             raise Refusal(
-                "rate_limited",
-                f"There are {limit} conversations, the limit (max_conversations): delete some first.",
+                "limit_reached",
+                f"There are {limit} conversations, the limit (--site max-conversations): delete some first.",
             )
         return Conversation(uuid.uuid4().hex, tenant, title, "", now, now, settings=settings)
 

@@ -23,7 +23,6 @@ def mount(
     *,
     backend: Backend,
     store: Store,
-    title: str = "Ridgeline",
     settings: WebSettings | None = None,
 ) -> None:
     """Add the page at `/` and its routes below `/web` to an application of `api.app.create_app`.
@@ -31,11 +30,12 @@ def mount(
     The store is opened with the application's lifespan and closed with it. To refuse a start with
     a database that cannot be used, call `store.database.prepare` before.
     """
-    site = Site(backend, store, settings or WebSettings())
+    settings = settings or WebSettings()
+    site = Site(backend, store, settings)
     app.state.site = site
     app.add_exception_handler(StoreError, _on_store_error)
     app.include_router(routes.router)
-    app.include_router(Page(title).router)
+    app.include_router(Page(settings.title).router)
     inner = app.router.lifespan_context
 
     @asynccontextmanager

@@ -53,7 +53,7 @@ async def _check_pin(conversations: Conversations, settings: WebSettings, conver
     limit = settings.max_pinned
     if await conversations.count_pinned(conversation.tenant) >= limit:
         raise Refusal(
-            "rate_limited",
-            f"{limit} conversations are pinned, the limit (max_pinned): unpin one first.",
+            "limit_reached",
+            f"{limit} conversations are pinned, the limit (--site max-pinned): unpin one first.",
             param="pinned",
         )

@@ -191,8 +191,8 @@ async def store_imported(
     limit, there = settings.max_conversations, await conversations.count(tenant)
     if there + len(kept) > limit:
         raise Refusal(
-            "rate_limited",
-            f"There may be {limit} conversations (max_conversations); there are {there}, and "
+            "limit_reached",
+            f"There may be {limit} conversations (--site max-conversations); there are {there}, and "
             f"{len(kept)} would come in.",
         )
     pins = settings.max_pinned - await conversations.count_pinned(tenant)

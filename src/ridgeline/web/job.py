@@ -194,10 +194,13 @@ class Job:
                 self._first_seconds = self._last_seconds
             self._tokens += len(delta.token_ids)
         if delta.usage is not None:
+            # The prompt of an answer that goes on ends with what there is of it, which is no prompt.
+            before = (self._row.completion_tokens or 0) if self.request.continue_final_message else 0
+            prompt_tokens = max(0, delta.usage.prompt_tokens - before)
             self._row = replace(
                 self._row,
-                prompt_tokens=delta.usage.prompt_tokens,
-                cached_tokens=delta.usage.cached_tokens,
+                prompt_tokens=prompt_tokens,
+                cached_tokens=min(delta.usage.cached_tokens, prompt_tokens),
             )
         if delta.text:
             self._log.append(storable(delta.text))

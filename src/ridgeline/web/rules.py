@@ -54,21 +54,22 @@ def check_size(
     """See that a conversation may have so many messages and characters more.
 
     Raises:
-        Refusal: `request_too_large`, with the limit.
+        Refusal: `limit_reached`, with the limit.
     """
     limit = settings.max_conversation_messages
     if len(rows) + messages > limit:
         raise Refusal(
-            "request_too_large",
-            f"A conversation may have {limit} messages (max_conversation_messages), and this one has "
+            "limit_reached",
+            f"A conversation may have {limit} messages (--site max-conversation-messages), and this one has "
             f"{len(rows)}: begin a new one.",
         )
     name = "max_temporary_characters" if is_temporary(conversation.id) else "max_conversation_characters"
+    knob = f"--site {name.replace('_', '-')}"
     limit, there = getattr(settings, name), sum(len(row.content) for row in rows)
     if there + characters > limit:
         raise Refusal(
-            "request_too_large",
-            f"A conversation may have {limit} characters ({name}), and with this message it would have "
+            "limit_reached",
+            f"A conversation may have {limit} characters ({knob}), and with this message it would have "
             f"{there + characters}: begin a new one.",
         )
 
@@ -83,7 +84,7 @@ def checked_content(content: str, settings: WebSettings) -> str:
     if len(content) > limit:
         raise Refusal(
             "request_too_large",
-            f"A message may have {limit} characters (max_message_characters), "
+            f"A message may have {limit} characters (--site max-message-characters), "
             f"but this one has {len(content)}.",
             param="content",
         )
@@ -103,7 +104,7 @@ def check_running(conversation_id: str, running_in: Sequence[str], settings: Web
     if len(running_in) >= settings.max_running_answers:
         raise Refusal(
             "rate_limited",
-            f"{len(running_in)} of your answers are being written, the limit (max_running_answers): "
+            f"{len(running_in)} of your answers are being written, the limit (--site max-running-answers): "
             "wait for one or stop one.",
         )
 

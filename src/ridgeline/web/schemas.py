@@ -37,13 +37,13 @@ class SettingsBody(Schema):
         if len(prompt) > limit:
             raise _refusal(
                 f"{at}.system_prompt",
-                f"may have {limit} characters (max_system_prompt_characters), but has {len(prompt)}.",
+                f"may have {limit} characters (--site max-system-prompt-characters), but has {len(prompt)}.",
             )
         limit = limits.max_answer_tokens
         if self.max_tokens is not None and self.max_tokens > limit:
             raise _refusal(
                 f"{at}.max_tokens",
-                f"must be at most {limit} (max_answer_tokens), but is {self.max_tokens}.",
+                f"must be at most {limit} (--site max-answer-tokens), but is {self.max_tokens}.",
             )
         sent = {name: getattr(self, name) for name in self.model_fields_set}
         if "system_prompt" in sent:

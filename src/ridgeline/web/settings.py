@@ -7,9 +7,10 @@ from ridgeline.protocol import Sampling
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """Limits and habits of the chat site.
+    """Limits and habits of the chat site; most of them are `ridgeline serve --site NAME=VALUE`.
 
     Attributes:
+        title: what the site is called, in the page and as an installed app.
         max_running_answers: answers being made at once for one owner; more are `rate_limited`.
         max_conversations: conversations kept for one owner.
         max_conversation_messages: messages of one conversation, all branches together.
@@ -36,6 +37,7 @@ class WebSettings:
         sampling: how tokens are drawn; low temperatures suit small models.
     """
 
+    title: str = "Ridgeline"
     max_running_answers: int = 4
     max_conversations: int = 10_000
     max_conversation_messages: int = 2000

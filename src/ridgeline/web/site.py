@@ -23,7 +23,7 @@ class Site:
         self.conversations = Conversations(store, self.temporary)
         self.titles = Titles(backend, self.conversations, settings)
         self.answers = Answers(backend, self.conversations, self.titles, settings)
-        self.searches = Turns("searches", limit=settings.max_searches, name="max_searches")
+        self.searches = Turns("searches", limit=settings.max_searches, name="--site max-searches")
         self.exports = Turns("exports", limit=1)
         self.imports = Turns("imports", limit=1)
         self._store = store

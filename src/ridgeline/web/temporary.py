@@ -55,7 +55,7 @@ class TemporaryConversations:
         if len(mine) >= limit and all(self.is_busy(held.conversation.id) for held in mine):
             raise Refusal(
                 "rate_limited",
-                f"{limit} temporary conversations are being answered in, the limit (max_temporary): "
+                f"{limit} temporary conversations are being answered in, the limit (--site max-temporary): "
                 "wait for one or stop one.",
             )
 

@@ -80,7 +80,7 @@ async def _body(http: Request) -> bytes:
         if len(data) > limit:
             raise Refusal(
                 "request_too_large",
-                f"A document may be {limit} bytes (max_import_bytes, max_body_bytes): import it in parts.",
+                f"A document may be {limit} bytes: import it in parts.",
             )
     return bytes(data)
 

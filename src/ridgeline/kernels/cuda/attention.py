@@ -11,6 +11,7 @@ from ridgeline.kernels.cuda.attention_kernels import attend_units_kernel, merge_
 from ridgeline.kernels.cuda.plan import TILE_FIELDS, UNIT_FIELDS, DevicePlan, Work
 from ridgeline.kernels.cuda.resources import (
     CAPABILITIES,
+    FURTHER_CAPABILITIES,
     MODEL_SHAPES,
     SHARED_BYTES,
     TRITON_DTYPES,
@@ -203,7 +204,7 @@ def variants() -> Iterator[Variant]:
     """Every way in which the models' attention is launched; windows where heads are of a core model."""
     for model, dtype, singles in itertools.product(MODEL_SHAPES, TRITON_DTYPES, (True, False)):
         by_shape: dict[TileShape, tuple[int, ...]] = {}
-        for capability in CAPABILITIES:
+        for capability in CAPABILITIES + FURTHER_CAPABILITIES:
             shape = tile_shape(model.head_dim, dtype, SHARED_BYTES[capability], singles=singles)
             by_shape[shape] = (*by_shape.get(shape, ()), capability)
         for shape, capabilities in by_shape.items():
@@ -244,7 +245,7 @@ def _units_variant(
     }
     name = (
         f"attend {'tokens' if singles else 'chunks'} {kind} {_heads_text(model)} "
-        f"tile={shape.rows}x{shape.columns}{'' if window is None else f' window={window}'}"
+        f"tile={shape.rows}x{shape.columns}x{shape.num_stages}{'' if window is None else f' window={window}'}"
     )
     core = model.core and kind == "bf16" and window is None
     return Variant(

@@ -2,6 +2,7 @@
 
     python -m ridgeline.kernels.cuda.resources            # the models most used, as a page
     python -m ridgeline.kernels.cuda.resources --all      # every model shape and dtype
+    python -m ridgeline.kernels.cuda.resources --further  # for the other generations of GPUs
     python -m ridgeline.kernels.cuda.resources --json
 
 A kernel that spills registers or wants more shared memory than a block may have is a violation;
@@ -35,7 +36,11 @@ MODULES = ("norm", "activation", "rotary", "attention", "sampling")
 CAPABILITIES = (80, 90)
 """Compiled for by default: A100, and H100 and H200."""
 
-SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+FURTHER_CAPABILITIES = (86, 89, 100, 120)
+"""Compiled for on demand: the small Ampere, Ada, B200, and the small Blackwell."""
+
+_KIB = 1024
+SHARED_BYTES = {80: 163 * _KIB, 86: 99 * _KIB, 89: 99 * _KIB, 90: 227 * _KIB, 100: 227 * _KIB, 120: 99 * _KIB}
 """Most shared memory that a block may have, by compute capability (CUDA C++ Programming Guide,
 "Technical Specifications per Compute Capability")."""
 
@@ -103,7 +108,7 @@ class Variant:
     num_warps: int
     num_stages: int
     core: bool = False
-    capabilities: tuple[int, ...] = CAPABILITIES
+    capabilities: tuple[int, ...] = CAPABILITIES + FURTHER_CAPABILITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +234,17 @@ def _checked(variant: Variant, capability: int) -> tuple[Row, list[str]]:
     return row, found + violations_of(row)
 
 
+def wanted_variants(*, everything: bool = False, further: bool = False) -> Iterator[Variant]:
+    """What is compiled: the core models' variants, or all.
+
+    For the further capabilities, those of shared memory that no other capability has are added.
+    """
+    for variant in all_variants():
+        only_there = set(variant.capabilities) <= set(FURTHER_CAPABILITIES)
+        if variant.core or everything or (further and only_there):
+            yield variant
+
+
 def all_variants() -> Iterator[Variant]:
     """The variants of all `MODULES`.
 
@@ -259,6 +275,9 @@ def markdown(rows: Sequence[Row]) -> str:
         "",
         f"Limits: {REGISTERS} registers per thread, no spills, and of shared memory per block",
         " and ".join(f"{SHARED_BYTES[c]:,} bytes (sm_{c})" for c in capabilities) + ".",
+        "With `--further` the same is checked for the other generations, "
+        + ", ".join(f"sm_{c}" for c in FURTHER_CAPABILITIES)
+        + ".",
         "",
         f"| {' | '.join(head)} |",
         f"| --- {'| ---: ' * (len(head) - 1)}|",
@@ -279,9 +298,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, print and return the exit status: 1 if there are violations."""
     parser = argparse.ArgumentParser(prog="python -m ridgeline.kernels.cuda.resources")
     parser.add_argument("--all", action="store_true", help="every model shape and dtype, for minutes")
+    further = ", ".join(f"sm_{capability}" for capability in FURTHER_CAPABILITIES)
+    parser.add_argument("--further", action="store_true", help=f"for {further} instead")
     parser.add_argument("--json", action="store_true", help="rows and violations as JSON")
     options = parser.parse_args(arguments)
-    rows, violations = check(v for v in all_variants() if v.core or options.all)
+    capabilities = FURTHER_CAPABILITIES if options.further else CAPABILITIES
+    rows, violations = check(wanted_variants(everything=options.all, further=options.further), capabilities)
     if options.json:
         result = {
             "triton": triton.__version__,

@@ -10,6 +10,7 @@ import { Header, TemporaryBanner } from './header.js';
 import { Close } from './icons.js';
 import { effect, html, render } from './lib.js';
 import { Loading, Login, Unreachable } from './login.js';
+import { renewOnReturn } from './renewal.js';
 import { SearchDialog } from './search.js';
 import { SettingsDialog } from './settings.js';
 import { onShortcut, ShortcutsDialog } from './shortcuts.js';
@@ -79,3 +80,4 @@ const root = document.getElementById('app');
 root.replaceChildren(); // what stood there while the page was on its way
 render(html`<${App} />`, root);
 start();
+renewOnReturn();

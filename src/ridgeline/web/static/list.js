@@ -50,6 +50,18 @@ export function nextPage({ conversations, more }) {
   });
 }
 
+// The first page once more, after a while; what was loaded beyond it stays.
+export function renewed({ pinned, conversations, more }) {
+  const known = new Set([...pinned, ...conversations].map((row) => row.id));
+  const oldest = conversations.at(-1)?.updated_ms ?? 0;
+  const rest = more ? state.conversations.value.filter((row) => row.updated_ms < oldest && !known.has(row.id)) : [];
+  batch(() => {
+    state.pinned.value = pinned;
+    state.conversations.value = [...conversations, ...rest];
+    if (!rest.length) state.moreConversations.value = more;
+  });
+}
+
 // --- Groups by date -----------------------------------------------------------------------------
 
 // The beginning of this day; tabs stay open over midnight.

@@ -1,5 +1,5 @@
 // The settings of one conversation: of the open one, or of the one to be begun.
-import { saveSettings } from './conversations.js';
+import { complain as tellOutside, saveSettings } from './conversations.js';
 import { closeDialog, Dialog } from './dialog.js';
 import { handled } from './errors.js';
 import { html, useRef, useState } from './lib.js';
@@ -91,9 +91,10 @@ export function SettingsDialog() {
     try {
       await saveSettings(settings);
       status.value = words.saved;
-      closeDialog();
+      if (form.current) closeDialog(); // another dialog may have taken its place meanwhile
     } catch (error) {
       if (handled(error)) return undefined;
+      if (!form.current) return tellOutside(error);
       const name = error.param?.replace(/^settings\./, '');
       const { title, body } = explain(error);
       const message = error.code === 'unreachable' ? `${title}. ${text.list.tryLater}` : error.message || body;

@@ -71,6 +71,19 @@ export class Thread {
     this.writing = computed(() => this.tree.value.find((message) => message.streaming) ?? null);
   }
 
+  // The server's view of the conversation replaces ours; messages that did not change stay the same.
+  take(conversation, messages) {
+    const known = new Map(this.tree.value.map((message) => [message.id, message]));
+    this.model.value = conversation.model;
+    this.tree.value = messages.map((data) => {
+      const message = known.get(data.id);
+      if (!message) return new Message(data);
+      if (message.data.value.status !== data.status || message.content !== data.content) message.update(data);
+      return message;
+    });
+    this.leafId.value = conversation.leaf_id ?? null;
+  }
+
   get title() {
     return this.conversation.value.title;
   }

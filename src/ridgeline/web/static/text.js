@@ -232,6 +232,7 @@ const errors = {
     body: 'Your message is kept. Try again in a moment.',
   },
   rate_limited: { title: 'One thing at a time' },
+  limit_reached: { title: 'There is no room for more' },
   context_length_exceeded: { title: 'The message is too long for this model' },
   request_too_large: { title: 'The message is too long' },
   model_not_found: {
