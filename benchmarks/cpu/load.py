@@ -120,7 +120,9 @@ async def put_on(url: str, model: str, users: int, streamed: bool, seed: int) ->
     seen = Seen()
     timeout = aiohttp.ClientTimeout(total=600)
     # A connection for each request: a server may close one that has been kept just as it is used again.
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=timeout) as session:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=timeout
+    ) as session:
         client = Client(session, url, model, streamed)
         started, own = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
