@@ -67,7 +67,8 @@ def results(record: Mapping[str, Any]) -> str:
     if record["disturbed"]:
         paragraphs.append(f"{record['disturbed']} measurements began while others used the cores.")
     paragraphs += [f"{name} was left out: {reason}." for name, reason in record["left_out"].items()]
-    paragraphs += [f"Failed: {failure}." for failure in record["failures"]]
+    # Where the logs were is nobody's business later.
+    paragraphs += [f"Failed: {failure.partition('; see ')[0]}." for failure in record["failures"]]
     return "\n\n".join(paragraphs)
 
 
