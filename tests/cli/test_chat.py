@@ -111,7 +111,7 @@ def test_an_unknown_model_names_those_there_are(running: Running) -> None:
 
 
 def test_ctrl_c_while_answering_ends_a_single_question(running: Running) -> None:
-    running.fake.hold = asyncio.Event()  # never set: the first piece comes, the rest never
+    running.fake.hold = asyncio.Event()  # the first piece comes, the rest after the signal
     process = subprocess.Popen(
         [*RIDGELINE, "chat", "hi", "--url", running.url],
         stdin=subprocess.DEVNULL,
@@ -123,6 +123,7 @@ def test_ctrl_c_while_answering_ends_a_single_question(running: Running) -> None
     assert process.stdout is not None
     assert process.stdout.read(3) == "w0 "
     process.send_signal(signal.SIGINT)
+    running.go_on()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
@@ -209,6 +210,7 @@ def test_ctrl_c_keeps_the_chat(running: Running, monkeypatch: pytest.MonkeyPatch
     def interrupt_when_answering() -> None:
         assert shown.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
+        running.go_on()
 
     monkeypatch.setattr(console, "input", read)
     with console.capture() as capture:

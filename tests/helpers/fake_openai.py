@@ -113,6 +113,15 @@ class Running:
         self._loop.run_until_complete(main())
         self._loop.close()
 
+    def go_on(self) -> None:
+        """Let go of what `hold` holds.
+
+        After a signal to a client this has it noticed in any case: one that comes just before an event
+        loop begins to wait is seen by Python only when something wakes the loop.
+        """
+        if self.fake.hold is not None:
+            self._loop.call_soon_threadsafe(self.fake.hold.set)
+
     def __enter__(self) -> "Running":
         return self
 
