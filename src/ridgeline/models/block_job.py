@@ -23,7 +23,6 @@ Array = npt.NDArray[np.generic]
 CUT_TASKS = 4
 """For each thread: with more pairs of a token and a KV head than this nothing is gained by cutting them."""
 
-
 _GROUP_ROWS = 2 * ROWS
 """At least, in a group of its own thread: each thread unpacks the weights for its group."""
 

@@ -100,6 +100,16 @@ def _value_panels(base, pool, table, block, low, high, head_dim, zeros, panels):
 
 
 @njit(error_model="numpy")
+def _bound(row, rows, group, at, window, bounds):
+    """From where and to before where each row sees a span: `ROWS` beginnings, then as many ends."""
+    for i in range(ROWS):
+        # A row that only fills up the last ones is taken for one of the last token.
+        token = at + min(row + i, rows - 1) // group
+        bounds[i] = max(0, token + 1 - window) if window > 0 else 0
+        bounds[ROWS + i] = min(SPAN, token + 1)
+
+
+@njit(error_model="numpy")
 def _attend_rows(
     row,
     rows,
@@ -138,11 +148,7 @@ def _attend_rows(
         )
     hides = earliest + 1 < steps * BLOCK or (window > 0 and latest + 1 > window)
     if hides:
-        for i in range(ROWS):
-            # A row that only fills up the last ones is taken for one of the last token.
-            token = at + min(row + i, rows - 1) // group
-            bounds[i] = max(0, token + 1 - window) if window > 0 else 0
-            bounds[ROWS + i] = min(SPAN, token + 1)
+        _bound(row, rows, group, at, window, bounds)
     for i in range(0, ROWS, WEIGHED_ROWS):
         weigh_tile(
             scores + score_bytes * i,

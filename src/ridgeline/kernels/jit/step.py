@@ -35,12 +35,12 @@ from ridgeline.kernels.jit.step_products import (
     Matrix,
     address_of,
     convert,
+    finish_rows,
     gate,
     multiply,
-    rows_of_group,
-    units_of_groups,
+    take_rows,
 )
-from ridgeline.kernels.jit.team import finish, take, take_from
+from ridgeline.kernels.jit.team import finish, take
 from ridgeline.kernels.jit.wide import configure, release
 
 PARTS_PER_LAYER = 9
@@ -54,19 +54,14 @@ _NORMS_AT_ONCE = 4
 def _norms(shared, part, residual, tokens, weight, eps, scratch, wide, normed, thread, groups):
     """Norm each token, and make activations of it."""
     hidden, done = residual.shape[1], 0
-    for i in range(groups):
-        group = (thread + i) % groups
-        begin, end = rows_of_group(tokens, groups, group)
-        units = -(-(end - begin) // _NORMS_AT_ONCE)
-        unit = take_from(shared, part, group)
-        while unit < units:
-            first = begin + unit * _NORMS_AT_ONCE
-            for row in range(first, min(first + _NORMS_AT_ONCE, end)):
-                norm_row(address_of(residual, row, 0), weight, hidden, eps, scratch)
-                convert(scratch, row, 0, hidden, wide, normed)
-            done += 1
-            unit = take_from(shared, part, group)
-    finish(shared, part, done, units_of_groups(tokens, groups, _NORMS_AT_ONCE, 1))
+    first, end, _ = take_rows(shared, part, thread, tokens, groups, _NORMS_AT_ONCE, 1)
+    while first >= 0:
+        for row in range(first, end):
+            norm_row(address_of(residual, row, 0), weight, hidden, eps, scratch)
+            convert(scratch, row, 0, hidden, wide, normed)
+        done += 1
+        first, end, _ = take_rows(shared, part, thread, tokens, groups, _NORMS_AT_ONCE, 1)
+    finish_rows(shared, part, done, tokens, groups, _NORMS_AT_ONCE, 1)
 
 
 def scratch_bytes(model_hidden: int, group: int, head_dim: int) -> int:

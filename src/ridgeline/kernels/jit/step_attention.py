@@ -3,8 +3,8 @@
 from numba import njit
 
 from ridgeline.kernels.jit import attention
-from ridgeline.kernels.jit.step_products import address_of, convert, rows_of_group, units_of_groups
-from ridgeline.kernels.jit.team import finish, take, take_from
+from ridgeline.kernels.jit.step_products import address_of, convert, finish_rows, take_rows
+from ridgeline.kernels.jit.team import finish, take
 
 _TOKENS_AT_ONCE = 16
 """Whose keys and values a thread stores: they share lines of the cache."""
@@ -33,19 +33,14 @@ def _store(token, kv_head, index, layer, model, batch, work):
 @njit
 def store_all(shared, part, first, end, index, layer, model, batch, work, thread, groups):
     """Rotate and store the tokens from `first` to before `end`."""
-    tokens, done = end - first, 0
-    for i in range(groups):
-        group = (thread + i) % groups
-        begin, last = rows_of_group(tokens, groups, group)
-        units = -(-(last - begin) // _TOKENS_AT_ONCE) * model.kv_heads
-        unit = take_from(shared, part, group)
-        while unit < units:
-            token = begin + unit // model.kv_heads * _TOKENS_AT_ONCE
-            for t in range(first + token, first + min(token + _TOKENS_AT_ONCE, last)):
-                _store(t, unit % model.kv_heads, index, layer, model, batch, work)
-            done += 1
-            unit = take_from(shared, part, group)
-    finish(shared, part, done, units_of_groups(tokens, groups, _TOKENS_AT_ONCE, model.kv_heads))
+    tokens, done, heads = end - first, 0, model.kv_heads
+    begin, last, kv_head = take_rows(shared, part, thread, tokens, groups, _TOKENS_AT_ONCE, heads)
+    while begin >= 0:
+        for token in range(first + begin, first + last):
+            _store(token, kv_head, index, layer, model, batch, work)
+        done += 1
+        begin, last, kv_head = take_rows(shared, part, thread, tokens, groups, _TOKENS_AT_ONCE, heads)
+    finish_rows(shared, part, done, tokens, groups, _TOKENS_AT_ONCE, heads)
 
 
 @njit

@@ -122,13 +122,30 @@ def rows_of_group(tokens, groups, group):
 
 
 @njit
-def units_of_groups(tokens, groups, rows_at_once, columns):
-    """Units of all groups, which are cut into `rows_at_once` rows and into columns."""
+def take_rows(shared, part, thread, tokens, groups, at_once, columns):
+    """The next unit of a part whose units are `at_once` rows of a group by one of some columns.
+
+    Returns:
+        Its first row, their end, and its column; a first row of -1 when none is left.
+    """
+    for i in range(groups):
+        group = (thread + i) % groups
+        begin, end = rows_of_group(tokens, groups, group)
+        unit = take_from(shared, part, group)
+        if unit < -(-(end - begin) // at_once) * columns:
+            first = begin + unit // columns * at_once
+            return first, min(first + at_once, end), unit % columns
+    return -1, -1, -1
+
+
+@njit
+def finish_rows(shared, part, done, tokens, groups, at_once, columns):
+    """`finish` for a part whose units come from `take_rows`."""
     units = 0
     for group in range(groups):
         first, end = rows_of_group(tokens, groups, group)
-        units += -(-(end - first) // rows_at_once) * columns
-    return units
+        units += -(-(end - first) // at_once) * columns
+    finish(shared, part, done, units)
 
 
 @njit
@@ -175,20 +192,13 @@ def _multiply_wide_unit(matrix, x, first, end, column, out, accumulate, panel):
 @njit
 def _multiply_wide(shared, part, matrix, x, tokens, out, accumulate, panels, thread, groups):
     panel, columns = address_of(panels, thread, 0), out.shape[1] // (16 * PANEL_TILES)
-    at_once = _rows_at_once(x.rounded.shape[1])
-    done = 0
-    for i in range(groups):
-        group = (thread + i) % groups
-        begin, end = rows_of_group(tokens, groups, group)
-        units = -(-(end - begin) // at_once) * columns
-        unit = take_from(shared, part, group)
-        while unit < units:
-            first = begin + unit // columns * at_once
-            last = min(first + at_once, end)
-            _multiply_wide_unit(matrix, x, first, last, unit % columns, out, accumulate, panel)
-            done += 1
-            unit = take_from(shared, part, group)
-    finish(shared, part, done, units_of_groups(tokens, groups, at_once, columns))
+    at_once, done = _rows_at_once(x.rounded.shape[1]), 0
+    first, end, column = take_rows(shared, part, thread, tokens, groups, at_once, columns)
+    while first >= 0:
+        _multiply_wide_unit(matrix, x, first, end, column, out, accumulate, panel)
+        done += 1
+        first, end, column = take_rows(shared, part, thread, tokens, groups, at_once, columns)
+    finish_rows(shared, part, done, tokens, groups, at_once, columns)
 
 
 @njit
@@ -264,20 +274,13 @@ def _gate_wide_unit(matrix, x, first, end, column, scratch, gated, panel):
 @njit
 def _gate_wide(shared, part, matrix, x, tokens, scratch, gated, panels, thread, groups):
     panel, columns = address_of(panels, thread, 0), gated.scales.shape[1]
-    at_once = _rows_at_once(x.rounded.shape[1])
-    done = 0
-    for i in range(groups):
-        group = (thread + i) % groups
-        begin, end = rows_of_group(tokens, groups, group)
-        units = -(-(end - begin) // at_once) * columns
-        unit = take_from(shared, part, group)
-        while unit < units:
-            first = begin + unit // columns * at_once
-            last = min(first + at_once, end)
-            _gate_wide_unit(matrix, x, first, last, unit % columns, scratch, gated, panel)
-            done += 1
-            unit = take_from(shared, part, group)
-    finish(shared, part, done, units_of_groups(tokens, groups, at_once, columns))
+    at_once, done = _rows_at_once(x.rounded.shape[1]), 0
+    first, end, column = take_rows(shared, part, thread, tokens, groups, at_once, columns)
+    while first >= 0:
+        _gate_wide_unit(matrix, x, first, end, column, scratch, gated, panel)
+        done += 1
+        first, end, column = take_rows(shared, part, thread, tokens, groups, at_once, columns)
+    finish_rows(shared, part, done, tokens, groups, at_once, columns)
 
 
 @njit
