@@ -8,7 +8,7 @@ const FENCE = /^ {0,3}(`{3,}|~{3,})([^\n]*)\n/;
 const DEFINITION = /^[ >]*\[[^\]\n]+\]:/m;
 const MARKER = /^ *(?:\d{1,9}[.)]?|[-*+])? *$/;
 const PERIOD_MS = 50; // at least, from one update to the next
-const PAUSE = 4; // times what an update took, before the next one: at most a fifth of the time
+const PAUSE = 9; // times what an update took, before the next one: at most a tenth of the time
 
 export class MarkdownDocument {
   constructor(source = '', whole = true) {
