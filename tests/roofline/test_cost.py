@@ -7,9 +7,8 @@ from ridgeline.roofline import (
     PRINTED_PEAKS,
     ModelShape,
     Work,
+    decode_ridge,
     find_hardware,
-    headroom,
-    ridge_batch,
     ridge_point,
     step_cost,
 )
@@ -40,7 +39,7 @@ def test_ridge_points_of_other_devices(name, dtype, expected):
 
 def test_work_sums_tokens_cache_reads_and_attended_pairs():
     # A decode row on 10 cached tokens attends to 11; a chunk of 3 after 4 attends to 5 + 6 + 7.
-    assert Work.of([(1, 10), (3, 4)], logit_rows=1) == Work(4, 14, 29, 1)
+    assert Work.of([(1, 10), (3, 4)], logit_rows=1) == Work(4, 14, 29, 1, 2, 1, 10)
 
 
 def test_decode_step_by_hand():
@@ -105,7 +104,7 @@ def test_smollm2_on_the_measured_cores_is_near_what_they_did():
 
 def test_ridge_batch_is_where_compute_takes_over():
     context = 100
-    batch = ridge_batch(LLAMA_8B, H100, "bfloat16", context_tokens=context)
+    batch = decode_ridge(LLAMA_8B, H100, "bfloat16", context_tokens=context).batch
     assert batch is not None
     below = step_cost(LLAMA_8B, H100, "bfloat16", Work.of([(1, context)] * (batch - 1), batch - 1))
     at = step_cost(LLAMA_8B, H100, "bfloat16", Work.of([(1, context)] * batch, batch))
@@ -116,19 +115,19 @@ def test_ridge_batch_is_where_compute_takes_over():
 def test_without_context_the_ridge_batch_is_half_the_ridge_point_per_byte_of_weight():
     # 2 FLOPs per parameter on 1 or on 2 bytes: about 295 sequences at either width.
     for dtype in ("float8", "bfloat16"):
-        batch = ridge_batch(LLAMA_8B, H100_PRINTED, dtype, context_tokens=0)
+        batch = decode_ridge(LLAMA_8B, H100_PRINTED, dtype, context_tokens=0).batch
         assert batch == pytest.approx(295, rel=0.02)
 
 
 def test_long_contexts_keep_the_ridge_out_of_reach():
-    assert ridge_batch(LLAMA_8B, H100, "bfloat16", context_tokens=8000) is None
-    assert headroom(LLAMA_8B, H100, "bfloat16", batch=500, context_tokens=8000) is None
-
-
-def test_headroom_ends_at_zero():
-    ridge = ridge_batch(LLAMA_8B, H100, "bfloat16", context_tokens=100)
-    assert headroom(LLAMA_8B, H100, "bfloat16", batch=10, context_tokens=100) == ridge - 10
-    assert headroom(LLAMA_8B, H100, "bfloat16", batch=5000, context_tokens=100) == 0
+    # 8B in bfloat16 at 4,000 tokens: whatever the batch, 30 operations per byte against 206 of an H200.
+    h200 = replace(HARDWARE["h200"], efficiency=PRINTED_PEAKS)
+    ridge = decode_ridge(LLAMA_8B, h200, "bfloat16", context_tokens=4000)
+    assert ridge.batch is None
+    assert round(ridge.flops_per_byte) == 206
+    assert ridge.limit == pytest.approx(33, abs=1)
+    huge = step_cost(LLAMA_8B, h200, "bfloat16", Work.decode(100_000, 4000))
+    assert huge.intensity == pytest.approx(ridge.limit, rel=0.01)
 
 
 def test_what_a_device_lacks_is_refused_by_name():

@@ -4,30 +4,11 @@ import dataclasses
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from step_record import STEP
 
 from ridgeline.telemetry.histogram import Histogram
 from ridgeline.telemetry.metrics import Metrics
-from ridgeline.telemetry.records import RESOURCES, RequestRecord, StepRecord
-
-STEP = StepRecord(
-    ended_seconds=0.0,
-    step_seconds=0.5,
-    host_seconds=0.001,
-    device_seconds=0.4,
-    batch_size=4,
-    batch_tokens=40,
-    waiting=2,
-    blocks_total=100,
-    blocks_free=50,
-    blocks_held=30,
-    blocks_idle=20,
-    flops=4e11,
-    bytes_moved=1e10,
-    peak_flops_per_second=1e12,
-    peak_bytes_per_second=1e11,
-    bound="memory_bandwidth",
-    headroom_sequences=3,
-)
+from ridgeline.telemetry.records import RESOURCES, RequestRecord
 
 
 class Bench:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from step_record import STEP
+
 from ridgeline.telemetry.definitions import DEFINITIONS
 from ridgeline.telemetry.metrics import Metrics
-from ridgeline.telemetry.records import RequestRecord, StepRecord
+from ridgeline.telemetry.records import RequestRecord
 from ridgeline.telemetry.reference import reference
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -18,9 +20,7 @@ def test_every_metric_defined_can_be_scraped():
     metrics = Metrics(clock=lambda: 10.0)
     meter = metrics.engine("m", block_size_tokens=16, blocks_total=100)
     meter.computes("int8", "kernels")
-    meter.step(
-        StepRecord(10.0, 0.1, 0.01, 0.09, 4, 4, 1, 100, 50, 30, 20, 1e9, 1e8, 1e12, 1e11, "compute", 3)
-    )
+    meter.step(STEP)
     meter.recomputed(3, 0.1, "preempted")
     meter.evicted(2, "room")
     meter.finished(RequestRecord("stop", 0.1, 0.2, 0.3, 4, 5, 0))

@@ -106,12 +106,28 @@ def serve(
     ] = None,
     max_batch: Annotated[
         int | None,
-        option("--max-batch", "Sequences in a step.", metavar="N", min=1, show_default="32; on cuda 256"),
+        option(
+            "--max-batch", "Most sequences in a step.", metavar="N", min=1, show_default="64; on a GPU 256"
+        ),
     ] = None,
     max_batch_tokens: Annotated[
         int | None,
         option(
-            "--max-batch-tokens", "Tokens in a step.", metavar="N", min=1, show_default="256; on cuda 8192"
+            "--max-batch-tokens",
+            "Most tokens in a step.",
+            metavar="N",
+            min=1,
+            show_default="1024; on a GPU 8192",
+        ),
+    ] = None,
+    itl_target: Annotated[
+        float | None,
+        option(
+            "--itl-target",
+            "Time between two tokens of an answer that steps are made to keep; 0: as large as allowed.",
+            metavar="SECONDS",
+            min=0,
+            show_default="0.1; on a GPU 0.05",
         ),
     ] = None,
     max_context: Annotated[
@@ -197,6 +213,7 @@ def serve(
             max_batch=max_batch,
             max_batch_tokens=max_batch_tokens,
             max_context_tokens=max_context,
+            inter_token_seconds=itl_target,
             max_waiting=max_waiting,
             threads=threads,
         )

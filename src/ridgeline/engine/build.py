@@ -53,7 +53,12 @@ def build_engines(
             raise ModelError(f"two models are called {name}; give one of them another name (NAME=MODEL)")
         executor, cost_model = _executor(files, options)
         limits = Limits(max_batch_tokens=options.tokens, max_waiting=options.max_waiting)
-        scheduler = Scheduler(executor.geometry, limits)
+        scheduler = Scheduler(
+            executor.geometry,
+            limits,
+            step_time=cost_model.step_time,
+            target_seconds=options.target_seconds,
+        )
         meter = StepMeter(cost_model, meter_of(name, executor.geometry))
         engine = Engine(name, scheduler, executor, meter)
         engines.append((engine, Loaded(name, executor.geometry, executor.dtype, executor.kernels)))
@@ -94,7 +99,14 @@ def _executor(files: ModelFiles, options: EngineOptions) -> tuple[Executor, Cost
             max_context_tokens=context,
             threads=options.threads,
         )
-        return cpu, CostModel(shape, find_hardware("cpu"), cpu.dtype, cpu.kv_dtype)
+        return cpu, CostModel(
+            shape,
+            find_hardware("cpu"),
+            cpu.dtype,
+            options.tokens,
+            kv_dtype=cpu.kv_dtype,
+            weights=cpu.weight_bytes,
+        )
     index = cuda_index(options.device)
     if index is not None:
         return _cuda(files, options, context, index)
@@ -123,7 +135,7 @@ def _cuda(files: ModelFiles, options: EngineOptions, context: int, index: int) -
             cuda.hardware.name,
         )
     cuda.warm_up()
-    return cuda, CostModel(files.config.shape(), cuda.hardware, cuda.dtype)
+    return cuda, CostModel(files.config.shape(), cuda.hardware, cuda.dtype, options.tokens)
 
 
 def _hardware(name: str) -> Hardware:
@@ -155,4 +167,4 @@ def _simulated(
         allowed_token_ids=readable_token_ids(files.tokenizer, files.config.vocab),
         eos_token_id=min(files.tokenizer.eos_token_ids, default=None),
     )
-    return executor, CostModel(shape, hardware, dtype)
+    return executor, CostModel(shape, hardware, dtype, options.tokens)

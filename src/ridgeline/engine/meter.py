@@ -1,48 +1,89 @@
 """Turns steps into metrics: what was computed, what it should cost, what held it up."""
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ridgeline.engine.core.counters import Counters
 from ridgeline.engine.core.plan import StepPlan
 from ridgeline.engine.core.scheduler import Scheduler
-from ridgeline.roofline import Hardware, ModelShape, StepCost, Work, headroom, step_cost
-from ridgeline.telemetry.records import Resource, StepRecord
+from ridgeline.roofline import (
+    Hardware,
+    ModelShape,
+    Ridge,
+    StepCost,
+    StepTime,
+    WeightBytes,
+    Work,
+    decode_ridge,
+    step_cost,
+    with_attained,
+)
+from ridgeline.telemetry.ledger import Prediction
+from ridgeline.telemetry.records import Headroom, Resource, RidgeRecord, StepAllowance, StepRecord
+
+_ONE = Work(1, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
 class CostModel:
     """What a step of this model on this device should take; asks `roofline` for everything.
 
-    `kv_dtype` is that of K and V; None is `dtype`.
+    Args:
+        shape: of the model.
+        hardware: the device, with what is expected to be reached of its peaks.
+        dtype: of arithmetic.
+        max_tokens: most tokens of a step.
+        kv_dtype: of K and V; None is `dtype`.
+        weights: bytes read of them in a step; None: every parameter in `dtype`.
     """
 
-    shape: ModelShape
-    hardware: Hardware
-    dtype: str
-    kv_dtype: str | None = None
+    def __init__(
+        self,
+        shape: ModelShape,
+        hardware: Hardware,
+        dtype: str,
+        max_tokens: int,
+        *,
+        kv_dtype: str | None = None,
+        weights: WeightBytes | None = None,
+    ) -> None:
+        self.shape, self.hardware, self.dtype = shape, hardware, dtype
+        self._believed, self._solutions = hardware, 0
+        self._kv_dtype, self._weights = kv_dtype, weights
+        self.step_time = StepTime(lambda work: self.cost(work).seconds, max_tokens)
+        """Learns from the steps that run."""
 
-    def of(self, plan: StepPlan) -> StepCost:
-        """FLOPs, bytes and seconds of a plan."""
+    def work(self, plan: StepPlan) -> Work:
+        """What a plan computes."""
         logit_rows = sum(len(r.token_ids) if r.score_prompt else r.sample for r in plan.rows)
-        work = Work.of(((len(row.token_ids), row.start) for row in plan.rows), logit_rows)
-        return step_cost(self.shape, self.hardware, self.dtype, work, kv_dtype=self.kv_dtype)
+        rows = ((len(row.token_ids), row.start) for row in plan.rows)
+        return Work.of(rows, logit_rows, self.shape.windows)
+
+    def cost(self, work: Work) -> StepCost:
+        """FLOPs, bytes, and the seconds that peaks and efficiencies allow."""
+        return step_cost(
+            self.shape, self.hardware, self.dtype, work, kv_dtype=self._kv_dtype, weights=self._weights
+        )
+
+    def observe(self, work: Work, seconds: float) -> float:
+        """A step took so long; returns what had been expected, and learns from it."""
+        expected = self.step_time.observe(work, seconds)
+        if self.step_time.solutions != self._solutions:
+            self._solutions = self.step_time.solutions
+            self.hardware = with_attained(self._believed, self.dtype, self.step_time, self.cost)
+        return expected
 
     def recompute_seconds(self, tokens: int) -> float:
-        """Device time that computing so many tokens once more takes in a batch of others."""
-        return step_cost(
-            self.shape, self.hardware, self.dtype, Work.of([(tokens, 0)], 0), kv_dtype=self.kv_dtype
-        ).compute_seconds
+        """Time that computing so many tokens once more adds to steps that are run anyway."""
+        return max(0.0, self.step_time.seconds(Work.of([(tokens, 0)], 0)) - self.step_time.seconds(_ONE))
 
-    def headroom(self, batch: int, context_tokens: float) -> int | None:
-        """Sequences until arithmetic binds; None when KV traffic keeps that out of reach."""
-        return headroom(
+    def ridge(self, context_tokens: float) -> Ridge:
+        """Where arithmetic begins to bind sequences of this mean context."""
+        return decode_ridge(
             self.shape,
             self.hardware,
             self.dtype,
-            batch=batch,
-            context_tokens=max(1.0, context_tokens),
-            kv_dtype=self.kv_dtype,
+            context_tokens=context_tokens,
+            kv_dtype=self._kv_dtype,
+            weights=self._weights,
         )
 
 
@@ -63,6 +104,10 @@ class Meter(Protocol):
 
     def recomputed(self, tokens: int, seconds: float, cause: Literal["evicted", "preempted"]) -> None:
         """See `EngineMeter.recomputed`."""
+        ...
+
+    def predicted(self, what: Prediction, predicted: float, outcome: float) -> None:
+        """See `EngineMeter.predicted`."""
         ...
 
     def evicted(self, blocks: int, reason: str) -> None:
@@ -102,16 +147,21 @@ class StepMeter:
         preparing and committing took, and the step itself goes from `started` (or the end of the
         step before, where steps overlap) to `ended`.
         """
-        cost = self._cost_model.of(plan)
-        cache = scheduler.cache
+        seconds = ended - max(started, self._last_ended)
+        work = self._cost_model.work(plan)
+        cost = self._cost_model.cost(work)
+        expected = self._cost_model.observe(work, seconds)
+        cache, allowed = scheduler.cache, scheduler.allowance
+        ridge = self._cost_model.ridge(work.cached_tokens / work.sequences)
         self._meter.step(
             StepRecord(
                 ended_seconds=ended,
-                step_seconds=ended - max(started, self._last_ended),
+                step_seconds=seconds,
                 host_seconds=host_seconds,
                 device_seconds=device_seconds,
-                batch_size=len(plan.rows),
-                batch_tokens=plan.tokens,
+                batch_size=work.sequences,
+                batch_tokens=work.new_tokens,
+                prefill_tokens=work.new_tokens - work.singles,
                 waiting=scheduler.waiting,
                 blocks_total=cache.total,
                 blocks_free=cache.free,
@@ -122,11 +172,17 @@ class StepMeter:
                 peak_flops_per_second=self._peak_flops,
                 peak_bytes_per_second=self._peak_bytes,
                 bound=self._bound(scheduler, cost, device_seconds, host_seconds),
-                headroom_sequences=self._headroom(scheduler, plan),
+                predicted_seconds=expected,
+                headroom=_headroom(scheduler, ridge.batch),
+                ridge=RidgeRecord(ridge.flops_per_byte, ridge.limit, ridge.batch),
+                allowance=StepAllowance(allowed.tokens, allowed.sequences, allowed.target_seconds),
             )
         )
         self._last_ended = ended
         self._count(scheduler.counters)
+        for outcome in scheduler.outcomes:
+            self._meter.predicted(outcome.what, outcome.predicted, outcome.outcome)
+        scheduler.outcomes.clear()
 
     def idle(self, scheduler: Scheduler, now: float) -> None:
         """Nothing runs or waits."""
@@ -140,16 +196,6 @@ class StepMeter:
         if scheduler.starved_of_blocks:
             return "kv_capacity"
         return cost.bound_by
-
-    def _headroom(self, scheduler: Scheduler, plan: StepPlan) -> int:
-        """Sequences of the present kind that still fit: until the ridge, the KV or the slots end."""
-        batch = max(1, scheduler.running)
-        cache, geometry = scheduler.cache, scheduler.geometry
-        slots = geometry.max_batch - scheduler.running
-        by_blocks = cache.available * batch // max(1, cache.held)
-        context = sum(row.start + len(row.token_ids) for row in plan.rows) / len(plan.rows)
-        by_ridge = self._cost_model.headroom(batch, context)
-        return min(slots, by_blocks) if by_ridge is None else min(slots, by_blocks, by_ridge)
 
     def _count(self, counters: Counters) -> None:
         new = counters.since(self._counted)
@@ -167,3 +213,15 @@ class StepMeter:
             meter.evicted(new.evicted_blocks, "room")
         for _ in range(new.preemptions):
             meter.preempted()
+
+
+def _headroom(scheduler: Scheduler, ridge_batch: int | None) -> Headroom:
+    """Sequences of the present kind that still fit, until each thing ends."""
+    cache, batch = scheduler.cache, max(1, scheduler.running)
+    allowed = scheduler.allowance
+    return Headroom(
+        slots=scheduler.geometry.max_batch - scheduler.running,
+        kv=cache.available * batch // max(1, cache.held),
+        ridge=None if ridge_batch is None else max(0, ridge_batch - scheduler.running),
+        latency=max(0, allowed.sequences - scheduler.running) if allowed.target_seconds else None,
+    )

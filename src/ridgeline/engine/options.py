@@ -47,18 +47,18 @@ class StepDefaults:
     Attributes:
         max_batch: sequences in a step.
         max_batch_tokens: tokens in a step.
+        inter_token_seconds: target of the time between two tokens of an answer.
     """
 
     max_batch: int
     max_batch_tokens: int
+    inter_token_seconds: float
 
 
-BY_DEFAULT = StepDefaults(max_batch=32, max_batch_tokens=256)
-"""On a slow device the answers that run wait for every token of a prompt computed beside them."""
-
-ON_CUDA = StepDefaults(max_batch=256, max_batch_tokens=8192)
+ON_CPU = StepDefaults(max_batch=64, max_batch_tokens=1024, inter_token_seconds=0.1)
+ON_GPU = StepDefaults(max_batch=256, max_batch_tokens=8192, inter_token_seconds=0.05)
 """A GPU takes as long for one token as for some 150 to 420, its ridge point in bfloat16: small steps
-waste it."""
+waste it. Simulated devices are GPUs too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,8 @@ class EngineOptions:
         max_batch_tokens: token budget of a step; see `Limits`. None is the device's default;
             `tokens` tells what holds.
         max_context_tokens: longest prompt plus answer; None means what the model was made for.
+        inter_token_seconds: target of the time between two tokens of an answer, which steps are made
+            to keep; 0: every step may be as large as allowed. None is the device's default.
         max_waiting: requests that may wait before new ones are refused as `at_capacity`.
         threads: compute threads; None means one per physical core.
     """
@@ -85,6 +87,7 @@ class EngineOptions:
     max_batch: int | None = None
     max_batch_tokens: int | None = None
     max_context_tokens: int | None = None
+    inter_token_seconds: float | None = None
     max_waiting: int = 256
     threads: int | None = None
 
@@ -93,6 +96,8 @@ class EngineOptions:
         for name, value in held.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, it is {value}")
+        if self.target_seconds < 0:
+            raise ValueError(f"inter_token_seconds must be at least 0, it is {self.target_seconds}")
         if self.tokens < self.sequences:
             raise ValueError(
                 f"max_batch_tokens must be at least max_batch ({self.sequences}), for every running "
@@ -110,5 +115,11 @@ class EngineOptions:
         return self._defaults.max_batch_tokens if self.max_batch_tokens is None else self.max_batch_tokens
 
     @property
+    def target_seconds(self) -> float:
+        """Target of inter-token latency; 0 for none."""
+        asked = self.inter_token_seconds
+        return self._defaults.inter_token_seconds if asked is None else asked
+
+    @property
     def _defaults(self) -> StepDefaults:
-        return BY_DEFAULT if cuda_index(self.device) is None else ON_CUDA
+        return ON_CPU if self.device == "cpu" else ON_GPU

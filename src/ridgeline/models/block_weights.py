@@ -7,7 +7,7 @@ float32, but for one that its source cannot give in parts.
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from ridgeline.models.dequantise import dequantise
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles, Weights
 from ridgeline.models.gguf_files import GgufWeights
+from ridgeline.roofline import WeightBytes
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -71,6 +72,15 @@ class BlockLayer:
     down: PackedMatrix
     down_bias: Floats | None
 
+    def bytes(self) -> int:
+        """What a step reads of them."""
+        parts = (getattr(self, part.name) for part in fields(self))
+        return sum(
+            part.data.nbytes if isinstance(part, PackedMatrix) else part.nbytes
+            for part in parts
+            if part is not None
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockWeights:
@@ -87,6 +97,15 @@ class BlockWeights:
     layers: tuple[BlockLayer, ...]
     norm: Floats
     head: PackedMatrix
+
+    def bytes(self) -> WeightBytes:
+        """What a step reads of them."""
+        embedding = self.embedding
+        return WeightBytes(
+            blocks=sum(layer.bytes() for layer in self.layers) + self.norm.nbytes,
+            head=self.head.data.nbytes,
+            embedding_row=embedding.data.nbytes / embedding.padded_rows,
+        )
 
 
 def misfit(config: ModelConfig) -> str | None:

@@ -88,6 +88,11 @@ class ModelConfig:
             ffn=self.ffn,
             vocab=self.vocab,
             tied_head=self.tied_head,
+            attention_bias=self.attention_bias,
+            output_bias=self.output_bias,
+            mlp_bias=self.mlp_bias,
+            qk_norm=self.qk_norm,
+            windows=self.windows,
         )
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -1,11 +1,12 @@
 """The one cost model: what devices can do, and what a step of a model costs on them."""
 
+from ridgeline.roofline.attained import with_attained
 from ridgeline.roofline.cost import (
     Resource,
+    Ridge,
     StepCost,
-    Work,
-    headroom,
-    ridge_batch,
+    WeightBytes,
+    decode_ridge,
     ridge_point,
     step_cost,
 )
@@ -19,7 +20,9 @@ from ridgeline.roofline.hardware import (
     dtype_bytes,
     find_hardware,
 )
+from ridgeline.roofline.learning import StepTime
 from ridgeline.roofline.shape import ModelShape
+from ridgeline.roofline.work import Work
 
 __all__ = [
     "DTYPE_BYTES",
@@ -30,12 +33,15 @@ __all__ = [
     "Links",
     "ModelShape",
     "Resource",
+    "Ridge",
     "StepCost",
+    "StepTime",
+    "WeightBytes",
     "Work",
+    "decode_ridge",
     "dtype_bytes",
     "find_hardware",
-    "headroom",
-    "ridge_batch",
     "ridge_point",
     "step_cost",
+    "with_attained",
 ]

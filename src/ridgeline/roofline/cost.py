@@ -15,42 +15,36 @@ does whose query tile holds the chunk.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from ridgeline.roofline.hardware import Hardware, dtype_bytes
 from ridgeline.roofline.shape import ModelShape
+from ridgeline.roofline.work import Work
 
 Resource = Literal["compute", "memory_bandwidth", "launch"]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a step computes, summed over its sequences.
+class WeightBytes:
+    """Bytes that a step reads of a model's weights, as an executor holds them.
 
     Attributes:
-        new_tokens: tokens computed.
-        cached_tokens: tokens in the KV cache that are read.
-        attended_pairs: pairs of a new token and a token it attends to, itself included.
-        logit_rows: positions whose logits are needed.
+        blocks: of all blocks and the last norm: read by every step.
+        head: of the head: read by a step that needs logits.
+        embedding_row: of a token's row in the embedding table.
     """
 
-    new_tokens: int
-    cached_tokens: int
-    attended_pairs: int
-    logit_rows: int
+    blocks: float
+    head: float
+    embedding_row: float
 
     @classmethod
-    def of(cls, sequences: Iterable[tuple[int, int]], logit_rows: int) -> "Work":
-        """Sum (new tokens, context before them) over the sequences of a step."""
-        tokens = cached = pairs = 0
-        for new, context in sequences:
-            tokens += new
-            cached += context
-            pairs += new * context + new * (new + 1) // 2
-        return cls(tokens, cached, pairs, logit_rows)
+    def of(cls, shape: ModelShape, dtype: str) -> "WeightBytes":
+        """With every parameter in one dtype."""
+        width = dtype_bytes(dtype)
+        return cls(width * shape.block_parameters(), width * shape.head_parameters(), width * shape.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +90,22 @@ class _Rates:
     flops_per_token: float
     flops_per_pair: float
     flops_per_logit_row: float
-    block_bytes: float
-    head_bytes: float
-    embedding_bytes_per_token: float
+    weights: WeightBytes
     kv_bytes_per_token: float
     flops_per_second: float
     bytes_per_second: float
     overhead_seconds: float
 
 
-def _rates(shape: ModelShape, hardware: Hardware, dtype: str, kv_dtype: str | None) -> _Rates:
+def _rates(
+    shape: ModelShape, hardware: Hardware, dtype: str, kv_dtype: str | None, weights: WeightBytes | None
+) -> _Rates:
     # The catalogue's peaks are dicts, so a device is told apart by what the rates are made of.
     efficiency = hardware.efficiency
     return _rates_of(
         shape,
-        dtype,
         kv_dtype or dtype,
+        weights or WeightBytes.of(shape, dtype),
         flops_per_second=hardware.peak_flops(dtype) * efficiency.compute,
         bytes_per_second=hardware.bytes_per_second * efficiency.bandwidth,
         overhead_seconds=efficiency.step_seconds + shape.layers * efficiency.layer_seconds,
@@ -121,22 +115,18 @@ def _rates(shape: ModelShape, hardware: Hardware, dtype: str, kv_dtype: str | No
 @lru_cache(maxsize=256)
 def _rates_of(
     shape: ModelShape,
-    dtype: str,
     kv_dtype: str,
+    weights: WeightBytes,
     *,
     flops_per_second: float,
     bytes_per_second: float,
     overhead_seconds: float,
 ) -> _Rates:
-    width = dtype_bytes(dtype)
-    block_parameters = shape.layers * shape.layer_matrix_parameters()
     return _Rates(
-        flops_per_token=2.0 * block_parameters,
+        flops_per_token=2.0 * shape.layers * shape.layer_matrix_parameters(),
         flops_per_pair=4.0 * shape.layers * shape.heads * shape.head_dim,
         flops_per_logit_row=2.0 * shape.head_parameters(),
-        block_bytes=width * (block_parameters + shape.norm_parameters()),
-        head_bytes=width * shape.head_parameters(),
-        embedding_bytes_per_token=width * shape.hidden,
+        weights=weights,
         kv_bytes_per_token=float(shape.kv_bytes_per_token(dtype_bytes(kv_dtype))),
         flops_per_second=flops_per_second,
         bytes_per_second=bytes_per_second,
@@ -145,23 +135,37 @@ def _rates_of(
 
 
 def step_cost(
-    shape: ModelShape, hardware: Hardware, dtype: str, work: Work, *, kv_dtype: str | None = None
+    shape: ModelShape,
+    hardware: Hardware,
+    dtype: str,
+    work: Work,
+    *,
+    kv_dtype: str | None = None,
+    weights: WeightBytes | None = None,
 ) -> StepCost:
     """Cost of one step on one device.
 
-    Weights and arithmetic are in `dtype`, the KV cache in `kv_dtype` (None: the same). Raises
-    ValueError for a dtype that does not exist or that the device does not compute in.
+    Args:
+        shape: of the model.
+        hardware: of the device.
+        dtype: of arithmetic, and of weights where `weights` does not say otherwise.
+        work: of the step.
+        kv_dtype: of the KV cache; None: `dtype`.
+        weights: bytes that are read of them; None: every parameter in `dtype`.
+
+    Raises:
+        ValueError: for a dtype that does not exist or that the device does not compute in.
     """
-    rates = _rates(shape, hardware, dtype, kv_dtype)
+    rates = _rates(shape, hardware, dtype, kv_dtype, weights)
     flops = (
         rates.flops_per_token * work.new_tokens
         + rates.flops_per_pair * work.attended_pairs
         + rates.flops_per_logit_row * work.logit_rows
     )
     moved = (
-        rates.block_bytes
-        + (rates.head_bytes if work.logit_rows else 0.0)
-        + rates.embedding_bytes_per_token * work.new_tokens
+        rates.weights.blocks
+        + (rates.weights.head if work.logit_rows else 0.0)
+        + rates.weights.embedding_row * work.new_tokens
         + rates.kv_bytes_per_token * (work.cached_tokens + work.new_tokens)
     )
     return StepCost(
@@ -173,46 +177,47 @@ def step_cost(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """Where arithmetic begins to bind a decode step, in sequences of one average context.
+
+    With B sequences a step does B * f FLOPs and moves w + B * k bytes. Its intensity grows with B
+    towards f / k, and reaches the attainable ridge r (FLOPs per byte) at B = r * w / (f - r * k).
+
+    Attributes:
+        flops_per_byte: r, of what the device attains.
+        limit: f / k: the intensity that no batch can exceed.
+        batch: sequences at the ridge; None: each sequence's own KV traffic keeps it out of reach.
+    """
+
+    flops_per_byte: float
+    limit: float
+    batch: int | None
+
+
+def decode_ridge(
+    shape: ModelShape,
+    hardware: Hardware,
+    dtype: str,
+    *,
+    context_tokens: float,
+    kv_dtype: str | None = None,
+    weights: WeightBytes | None = None,
+) -> Ridge:
+    """The ridge of decoding with this average context (tokens in the cache before the new one)."""
+    rates = _rates(shape, hardware, dtype, kv_dtype, weights)
+    ridge = rates.flops_per_second / rates.bytes_per_second
+    flops = rates.flops_per_token + rates.flops_per_pair * (context_tokens + 1) + rates.flops_per_logit_row
+    moved = rates.weights.embedding_row + rates.kv_bytes_per_token * (context_tokens + 1)
+    batch = None
+    if flops > ridge * moved:
+        batch = math.ceil(ridge * (rates.weights.blocks + rates.weights.head) / (flops - ridge * moved))
+    return Ridge(ridge, flops / moved, batch)
+
+
 def ridge_point(hardware: Hardware, dtype: str) -> float:
     """FLOPs per byte at which printed compute and bandwidth are used up together.
 
     Below it memory binds, above it arithmetic. An H100 at 8 bits: 1,979 / 3.35 = 591.
     """
     return hardware.peak_flops(dtype) / hardware.bytes_per_second
-
-
-def ridge_batch(
-    shape: ModelShape,
-    hardware: Hardware,
-    dtype: str,
-    *,
-    context_tokens: float,
-    kv_dtype: str | None = None,
-) -> int | None:
-    """Sequences in a decode step, of this average context, at which arithmetic begins to bind.
-
-    With B sequences a step does B * f FLOPs and moves w + B * k bytes. It reaches the attainable
-    ridge r (FLOPs per byte) at B = r * w / (f - r * k). None: each sequence's own KV traffic
-    (r * k >= f) keeps the ridge out of reach of any batch.
-    """
-    rates = _rates(shape, hardware, dtype, kv_dtype)
-    ridge = rates.flops_per_second / rates.bytes_per_second
-    flops = rates.flops_per_token + rates.flops_per_pair * (context_tokens + 1) + rates.flops_per_logit_row
-    moved = rates.embedding_bytes_per_token + rates.kv_bytes_per_token * (context_tokens + 1)
-    if flops <= ridge * moved:
-        return None
-    return math.ceil(ridge * (rates.block_bytes + rates.head_bytes) / (flops - ridge * moved))
-
-
-def headroom(
-    shape: ModelShape,
-    hardware: Hardware,
-    dtype: str,
-    *,
-    batch: int,
-    context_tokens: float,
-    kv_dtype: str | None = None,
-) -> int | None:
-    """Sequences that may still join a decode batch before arithmetic binds; None: no end to it."""
-    ridge = ridge_batch(shape, hardware, dtype, context_tokens=context_tokens, kv_dtype=kv_dtype)
-    return None if ridge is None else max(0, ridge - batch)

@@ -74,6 +74,26 @@ DEFINITIONS: tuple[Definition, ...] = (
         "Operations per byte at which the device's peak rates balance; absent where they are unknown.",
     ),
     Definition(
+        "ridgeline_attainable_ridge_point",
+        "gauge",
+        "The same of the rates that steps were seen to reach.",
+    ),
+    Definition(
+        "ridgeline_ridge_batch_sequences",
+        "gauge",
+        "Sequences at which decoding at the present mean context reaches the attainable ridge; +Inf where "
+        "no batch does.",
+    ),
+    Definition(
+        "ridgeline_intensity_limit",
+        "gauge",
+        "Operations per byte that decoding at the present mean context tends to as the batch grows.",
+    ),
+    Definition(
+        "ridgeline_peak_flops_per_second", "gauge", "Of the device in the dtype in use; absent if unknown."
+    ),
+    Definition("ridgeline_peak_bytes_per_second", "gauge", "Of the device's memory; absent if unknown."),
+    Definition(
         "ridgeline_flops_utilization_ratio",
         "gauge",
         "Operations over the peak, over the last 5 s (MFU); absent where the peak is unknown.",
@@ -90,6 +110,20 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "ridgeline_device_busy_ratio", "gauge", "Share of the last 5 s in which the device ran a step."
     ),
+    Definition(
+        "ridgeline_prediction_error_ratio",
+        "gauge",
+        "How far the latest 512 predictions were off, over the outcome: of steps' time, of the time to the "
+        "first token, of prompt tokens found in the cache, of waits.",
+        ("what", "quantile"),
+    ),
+    Definition(
+        "ridgeline_prediction_bias_ratio",
+        "gauge",
+        "Median of (predicted - outcome) / outcome; above 0 where too much is predicted.",
+        ("what",),
+    ),
+    Definition("ridgeline_predictions_total", "counter", "Predictions that met their outcome.", ("what",)),
     Definition("ridgeline_requests", "gauge", "Requests now, waiting or running.", ("state",)),
     Definition(
         "ridgeline_requests_total",

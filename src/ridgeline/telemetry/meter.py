@@ -1,13 +1,16 @@
 """What one engine is doing: told by its thread once per step, read whenever metrics are scraped."""
 
+import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from ridgeline.telemetry.definitions import BY_NAME
 from ridgeline.telemetry.histogram import Histogram
+from ridgeline.telemetry.ledger import PREDICTIONS, Ledger, Prediction
+from ridgeline.telemetry.live import Live, Point, live_of, point_of
 from ridgeline.telemetry.records import RESOURCES, RequestRecord, Resource, StepRecord
 from ridgeline.telemetry.window import Window
 
@@ -28,6 +31,9 @@ _LABELLED = (
 Labels = tuple[str, ...]
 Number = tuple[str, Labels, float]
 """Name of a metric, values of its labels besides the model's, and its value."""
+
+POINTS = 12_000
+"""Steps that are remembered for the roofline's plot: a minute of them at 200 a second."""
 
 _PREFIX_RESULTS = ("hit", "cold", "evicted", "short")
 _HISTOGRAMS = tuple(name for name, definition in BY_NAME.items() if definition.kind == "histogram")
@@ -71,6 +77,8 @@ class EngineMeter:
         self._totals = dict.fromkeys(_TOTALS, 0.0)
         self._labelled: dict[str, Counter[str]] = {name: Counter() for name in _LABELLED}
         self._labelled["ridgeline_prefix_tokens_total"].update(dict.fromkeys(_PREFIX_RESULTS, 0))
+        self._ledger = Ledger()
+        self._points: deque[Point] = deque(maxlen=POINTS)
         self._histograms = {name: Histogram(BY_NAME[name].buckets) for name in _HISTOGRAMS}
 
     def step(self, record: StepRecord) -> None:
@@ -87,6 +95,8 @@ class EngineMeter:
             self._window.add(start, end, _amounts(record, end - start))
             self._totals["ridgeline_step_flops_total"] += record.flops
             self._totals["ridgeline_step_bytes_total"] += record.bytes_moved
+            self._ledger.note("step", record.predicted_seconds, record.step_seconds)
+            self._points.append(point_of(record))
             self._histograms["ridgeline_step_seconds"].observe(record.step_seconds)
             self._histograms["ridgeline_host_step_seconds"].observe(record.host_seconds)
 
@@ -122,6 +132,11 @@ class EngineMeter:
         """Count cached blocks given up."""
         with self._lock:
             self._labelled["ridgeline_kv_blocks_evicted_total"][reason] += blocks
+
+    def predicted(self, what: Prediction, predicted: float, outcome: float) -> None:
+        """A prediction met its outcome; those of steps come with the steps."""
+        with self._lock:
+            self._ledger.note(what, predicted, outcome)
 
     def preempted(self) -> None:
         """Count a running request put back."""
@@ -163,7 +178,14 @@ class EngineMeter:
             now = max(self._clock(), self._step_end)
             if self._is_idle:
                 self._account_idle(now)
-            return [*self._counters(), *self._load(), *self._kv(), *self._rates(now)]
+            return [
+                *self._counters(),
+                *self._load(),
+                *self._kv(),
+                *self._rates(now),
+                *self._limits(),
+                *self._predictions(),
+            ]
 
     def _account_idle(self, until: float) -> None:
         self._bound_seconds["idle"] += max(0.0, until - self._accounted)
@@ -191,7 +213,7 @@ class EngineMeter:
         if self._computes is not None:
             yield "ridgeline_engine_info", self._computes, 1
         if last is not None:
-            yield "ridgeline_batch_headroom_sequences", (), last.headroom_sequences
+            yield "ridgeline_batch_headroom_sequences", (), last.headroom.sequences
         yield "ridgeline_requests", ("running",), running
         yield "ridgeline_requests", ("waiting",), waiting
         yield "vllm:num_requests_running", (), running
@@ -223,10 +245,53 @@ class EngineMeter:
         peak_flops, peak_bytes = self._last.peak_flops_per_second, self._last.peak_bytes_per_second
         if peak_flops and peak_bytes:
             yield "ridgeline_ridge_point", (), peak_flops / peak_bytes
+        for name, peak in (("flops", peak_flops), ("bytes", peak_bytes)):
+            if peak:
+                yield f"ridgeline_peak_{name}_per_second", (), peak
         if peak_flops:
             yield "ridgeline_flops_utilization_ratio", (), _ratio(sums[_OF_PEAK_FLOPS], span)
         if peak_bytes:
             yield "ridgeline_bandwidth_utilization_ratio", (), _ratio(sums[_OF_PEAK_BYTES], span)
+
+    def _limits(self) -> Iterator[Number]:
+        """Where the batch ends, and where the controller lets it end."""
+        last = self._last
+        if last is None:
+            return
+        until = {"slots": last.headroom.slots, "kv": last.headroom.kv, "latency": last.headroom.latency}
+        for what, sequences in until.items():
+            if sequences is not None:
+                yield "ridgeline_headroom_sequences", (what,), sequences
+        ridge = last.ridge
+        yield "ridgeline_headroom_sequences", ("ridge",), _or_infinite(last.headroom.ridge)
+        yield "ridgeline_ridge_batch_sequences", (), _or_infinite(ridge.batch)
+        yield "ridgeline_intensity_limit", (), ridge.limit
+        yield "ridgeline_attainable_ridge_point", (), ridge.flops_per_byte
+        yield "ridgeline_batch_limit_sequences", (), last.allowance.sequences
+        yield "ridgeline_step_limit_tokens", (), last.allowance.tokens
+        if last.allowance.target_seconds:
+            yield "ridgeline_inter_token_target_seconds", (), last.allowance.target_seconds
+
+    def _predictions(self) -> Iterator[Number]:
+        for what in PREDICTIONS:
+            found = self._ledger.calibration(what)
+            if found is None:
+                continue
+            yield "ridgeline_predictions_total", (what,), found.count
+            yield "ridgeline_prediction_bias_ratio", (what,), found.bias
+            yield "ridgeline_prediction_error_ratio", (what, "0.5"), found.median_error
+            yield "ridgeline_prediction_error_ratio", (what, "0.9"), found.high_error
+
+    def live(self) -> Live:
+        """All that the dashboard shows, as it stands now."""
+        numbers, histograms = self.numbers(), self.histograms()
+        with self._lock:
+            pairs = {str(what): self._ledger.pairs(what) for what in PREDICTIONS}
+            return live_of(self._clock(), numbers, histograms, tuple(self._points), pairs)
+
+
+def _or_infinite(sequences: int | None) -> float:
+    return math.inf if sequences is None else sequences
 
 
 def _amounts(record: StepRecord, seconds: float) -> list[float]:

@@ -9,6 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from ridgeline.telemetry.definitions import DEFINITIONS, Definition, model_label
+from ridgeline.telemetry.live import Live
 from ridgeline.telemetry.meter import EngineMeter, Number
 
 
@@ -38,6 +39,10 @@ class Metrics(Collector):
                 self._clock, block_size_tokens=block_size_tokens, blocks_total=blocks_total
             )
         return self._meters[model]
+
+    def live(self) -> dict[str, Live]:
+        """Every engine as it stands now, by model."""
+        return {model: meter.live() for model, meter in list(self._meters.items())}
 
     def render(self) -> tuple[bytes, str]:
         """Everything in Prometheus' text format, and its content type."""

@@ -8,6 +8,59 @@ RESOURCES: tuple[Resource, ...] = get_args(Resource)
 
 
 @dataclass(frozen=True, slots=True)
+class Headroom:
+    """How many more sequences of the present kind fit, until each thing ends.
+
+    Attributes:
+        slots: until the batch has no place left.
+        kv: until the KV blocks are used up.
+        ridge: until arithmetic binds; None: KV traffic keeps the ridge out of reach of any batch.
+        latency: until a step takes longer than the target of inter-token latency; None: no target.
+    """
+
+    slots: int
+    kv: int
+    ridge: int | None = None
+    latency: int | None = None
+
+    @property
+    def sequences(self) -> int:
+        """How many more the batch could take: the least of them."""
+        known = (self.slots, self.kv, self.ridge, self.latency)
+        return min(number for number in known if number is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeRecord:
+    """Where decoding at the present mean context stands to the ridge; see `roofline.Ridge`.
+
+    Attributes:
+        flops_per_byte: the ridge that this engine attains.
+        limit: intensity in FLOPs per byte that no batch can exceed.
+        batch: sequences at the ridge; None where it is out of reach.
+    """
+
+    flops_per_byte: float
+    limit: float
+    batch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepAllowance:
+    """What the next step was allowed.
+
+    Attributes:
+        tokens: most tokens of the step.
+        sequences: most sequences in the batch.
+        target_seconds: of inter-token latency; 0 where there is none.
+    """
+
+    tokens: int
+    sequences: int
+    target_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step of an engine, as it stood after the step was committed.
 
@@ -18,6 +71,7 @@ class StepRecord:
         device_seconds: the device's part of it.
         batch_size: sequences in the step.
         batch_tokens: tokens computed by the step.
+        prefill_tokens: those of them that are parts of prompts.
         waiting: requests that hold no slot.
         blocks_total: free + held + idle ones.
         blocks_free: hold nothing.
@@ -28,7 +82,10 @@ class StepRecord:
         peak_flops_per_second: of the device for the dtype in use; 0 where unknown.
         peak_bytes_per_second: of the device's memory; 0 where unknown.
         bound: what set the step's length.
-        headroom_sequences: how many more sequences the batch could take now.
+        predicted_seconds: what `step_seconds` was expected to be.
+        headroom: how many more sequences the batch could take now.
+        ridge: of decoding at the present mean context.
+        allowance: what the step was allowed.
     """
 
     ended_seconds: float
@@ -37,6 +94,7 @@ class StepRecord:
     device_seconds: float
     batch_size: int
     batch_tokens: int
+    prefill_tokens: int
     waiting: int
     blocks_total: int
     blocks_free: int
@@ -47,7 +105,10 @@ class StepRecord:
     peak_flops_per_second: float
     peak_bytes_per_second: float
     bound: Resource
-    headroom_sequences: int
+    predicted_seconds: float
+    headroom: Headroom
+    ridge: RidgeRecord
+    allowance: StepAllowance
 
 
 @dataclass(frozen=True, slots=True)

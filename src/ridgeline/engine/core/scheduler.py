@@ -9,11 +9,13 @@ later whatever was evicted meanwhile.
 import bisect
 import math
 
-from ridgeline.engine.core.budget import OLDEST_SHARE, served_before, share_prefill
+from ridgeline.engine.core.budget import OLDEST_SHARE, prefill_order, served_before, share_prefill
 from ridgeline.engine.core.counters import Counters
+from ridgeline.engine.core.forecast import Forecast, Outcome, prefill_seconds
 from ridgeline.engine.core.limits import ExpectedOutput, Limits
 from ridgeline.engine.core.line import Line
 from ridgeline.engine.core.messages import Output
+from ridgeline.engine.core.pace import Allowance, FixedPace, Pace, TargetPace
 from ridgeline.engine.core.plan import (
     IN_FLIGHT,
     Admission,
@@ -27,6 +29,7 @@ from ridgeline.engine.core.residence import Residence
 from ridgeline.engine.core.sequence import LaunchedRow, LaunchedStep, Sequence, SequenceSpec
 from ridgeline.kvcache import KVCache, Match
 from ridgeline.protocol import FinishReason, Refusal
+from ridgeline.roofline import StepTime, Work
 
 
 class Scheduler:
@@ -34,16 +37,43 @@ class Scheduler:
 
     Used from one thread. `schedule` and `commit` alternate, or, at depth 1, `schedule` may be
     called once more before the `commit` of the plan before; plans are committed in order.
+
+    Args:
+        geometry: of the executor.
+        limits: beyond which no step and no queue goes.
+        cache: the KV ledger; None makes one.
+        step_time: predicts steps; without it nothing is foretold of a sequence.
+        target_seconds: inter-token latency that steps are kept under; 0: all are as `limits` allow.
     """
 
-    def __init__(self, geometry: Geometry, limits: Limits, cache: KVCache | None = None) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        limits: Limits,
+        cache: KVCache | None = None,
+        *,
+        step_time: StepTime | None = None,
+        target_seconds: float = 0.0,
+    ) -> None:
         if limits.max_batch_tokens < geometry.max_batch:
             raise ValueError(
                 f"max_batch_tokens is {limits.max_batch_tokens} but must be at least max_batch, "
                 f"{geometry.max_batch}: every running sequence needs one token of the budget"
             )
+        if target_seconds and step_time is None:
+            raise ValueError("a target of inter-token latency needs a model of how long steps take")
         self.geometry = geometry
         self.limits = limits
+        self.allowance = Allowance(limits.max_batch_tokens, geometry.max_batch, target_seconds)
+        """What the last step was allowed."""
+        self.outcomes: list[Outcome] = []
+        """Forecasts that met their outcome; whoever reads them clears the list."""
+        self._step_time = step_time
+        self._pace: Pace = (
+            TargetPace(step_time, target_seconds, limits, geometry.max_batch)
+            if step_time is not None and target_seconds
+            else FixedPace(limits, geometry.max_batch)
+        )
         self.cache = cache or KVCache(geometry.blocks, geometry.block_size_tokens)
         self.counters = Counters()
         self.starved_of_blocks = False
@@ -93,6 +123,7 @@ class Scheduler:
         self._refuse_unservable(spec)
         arrived = now if arrived_seconds is None else arrived_seconds
         sequence = Sequence(spec, arrived, tokens=list(spec.prompt), order=self._order)
+        sequence.forecast = self._foretell(sequence, now)
         displaced = self._line.join(sequence, self._running, now, len(self._free_slots))
         self._order += 1
         self._sequences[spec.id] = sequence
@@ -100,6 +131,17 @@ class Scheduler:
             return []
         del self._sequences[displaced.spec.id]
         return [Output(displaced.spec.id, refusal=self._line.refusal(self._running, now))]
+
+    def _foretell(self, sequence: Sequence, now: float) -> Forecast | None:
+        if self._step_time is None or not sequence.spec.max_tokens:
+            return None
+        wait = (now - sequence.arrived_seconds) + self.estimated_wait_seconds(now)
+        cached = self._residence.match(sequence).hit
+        prefilling = [s for s in self._running if s.remaining > 1]
+        tokens = served_before(sequence, prefilling) + len(sequence.tokens) - cached
+        decoding = _decode_work([s for s in self._running if s.remaining <= 1])
+        prefill = prefill_seconds(self._step_time, self._pace, decoding, max(1, tokens))
+        return Forecast(wait, wait + prefill, cached)
 
     def _refuse_unservable(self, spec: SequenceSpec) -> None:
         if spec.id in self._sequences:
@@ -165,10 +207,11 @@ class Scheduler:
         """Plan the next step; None when there is nothing to compute (yet)."""
         self.starved_of_blocks = False
         self._make_way(now)
-        rows = [self._launch(sequence, 1) for sequence in self._decoding(now)]
-        budget = self.limits.max_batch_tokens - len(rows)
-        in_step = {row.slot for row, _ in rows}
+        decoding = self._decoding(now)
+        in_step = {sequence.slot for sequence in decoding}
         prefilling = [s for s in self._running if s.wants_more and s.slot not in in_step]
+        budget = self._allow(decoding, prefilling) - len(decoding)
+        rows = [self._launch(sequence, 1) for sequence in decoding]
         admitted = self._admit(prefilling, budget, now)
         rows += [self._launch(s, count) for s, count in share_prefill([*prefilling, *admitted], budget)]
         if not rows:
@@ -179,6 +222,19 @@ class Scheduler:
         self._launched[self._step] = LaunchedStep(now, tuple(launched for _, launched in rows))
         self._step += 1
         return plan
+
+    def _allow(self, decoding: list[Sequence], prefilling: list[Sequence]) -> int:
+        """How large this step may be, in tokens."""
+        first = min(prefilling, key=prefill_order, default=None)
+        contexts = [s.next_position for s in self._running]
+        mean = sum(contexts) / len(contexts) if contexts else 0.0
+        work = _decode_work(decoding)
+        self.allowance = Allowance(
+            self._pace.tokens(work, 0 if first is None else first.next_position),
+            self._pace.sequences(mean),
+            self._pace.target_seconds,
+        )
+        return self.allowance.tokens
 
     def _decoding(self, now: float) -> list[Sequence]:
         """Sequences with one token left to compute, each with a block to put it into."""
@@ -234,7 +290,9 @@ class Scheduler:
         for sequence in self._line.candidates():
             ahead = [*prefilling, *admitted]
             reserved = budget // OLDEST_SHARE if ahead else 0
-            if not self._free_slots or served_before(sequence, ahead) >= budget - reserved:
+            if not self._free_slots or self.running >= self.allowance.sequences:
+                break
+            if served_before(sequence, ahead) >= budget - reserved:
                 break
             match = self._residence.match(sequence)
             if self._residence.is_being_computed(sequence, match):
@@ -261,6 +319,10 @@ class Scheduler:
         if sequence.admitted_seconds is None:
             sequence.admitted_seconds = now
             sequence.cached = match.hit
+            if sequence.forecast is not None:
+                foretold, waited = sequence.forecast, now - sequence.arrived_seconds
+                self.outcomes.append(Outcome("wait", foretold.wait_seconds, waited))
+                self.outcomes.append(Outcome("cached_tokens", foretold.cached_tokens, match.hit))
 
     def _admission(self, sequence: Sequence) -> Admission:
         spec = sequence.spec
@@ -327,6 +389,10 @@ class Scheduler:
             sequence.drawing -= 1
             sequence.tokens.append(result.token_id)
             new_tokens = (result.token_id,)
+            if sequence.forecast is not None:
+                predicted, took = sequence.forecast.first_token_seconds, now - sequence.arrived_seconds
+                self.outcomes.append(Outcome("time_to_first_token", predicted, took))
+                sequence.forecast = None
         self._residence.publish(sequence)
         # After a preemption positions are scored a second time; they were reported before.
         prompt_scores = result.prompt_scores[max(0, sequence.scored - launched.start) :]
@@ -370,6 +436,11 @@ def _finish(sequence: Sequence, new_tokens: tuple[int, ...]) -> tuple[FinishReas
     if spec.max_tokens == 0:
         return ("length" if sequence.computed >= len(spec.prompt) else None), None
     return ("length" if sequence.generated >= spec.max_tokens else None), None
+
+
+def _decode_work(sequences: list[Sequence]) -> Work:
+    """What one more token of each of these is."""
+    return Work.of([(1, s.next_position) for s in sequences], len(sequences))
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ridgeline.engine.core.forecast import Forecast
 from ridgeline.protocol import Sampling
 
 
@@ -44,7 +45,8 @@ class Sequence:
     Further: `drawing` tokens are being sampled in flight; `order` is that of arrival; `epoch` tells
     a step launched before a preemption from one after it; `reached` is the most that was ever
     computed; of `blocks` the executor was told `told_blocks`, and `published` are findable;
-    `announced` keys are those it is about to publish; `scored` prompt positions were reported.
+    `announced` keys are those it is about to publish; `scored` prompt positions were reported;
+    `forecast` is what was foretold at its arrival, until it has a first token.
     """
 
     spec: SequenceSpec
@@ -66,6 +68,7 @@ class Sequence:
     published: int = 0
     told_blocks: int = 0
     scored: int = 0
+    forecast: Forecast | None = None
 
     @property
     def generated(self) -> int:

@@ -106,6 +106,8 @@ class CpuExecutor:
         _check_weights_fit(files, self.dtype)
         self.kv_dtype = str(kv_dtype(self.dtype)).removeprefix("torch.")
         weights = Weights(files, self.dtype, threads)
+        self.weight_bytes = weights.bytes()
+        """What a step reads of the weights."""
         self.geometry = plan_geometry(
             config,
             kv_dtype(self.dtype),

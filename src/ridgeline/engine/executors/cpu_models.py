@@ -13,6 +13,7 @@ from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.models.transformer import Transformer
 from ridgeline.models.weights import PreparedWeights, assemble
+from ridgeline.roofline import WeightBytes
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ class Weights:
 
     def __init__(self, files: ModelFiles, dtype: str, threads: int) -> None:
         self._config = files.config
+        self._dtype = dtype
         self._threads = threads
         self._kernels: CpuKernels | None = None
         if dtype == INT8:
@@ -147,6 +149,12 @@ class Weights:
         self._prepared: PreparedWeights = assemble(
             files.config, files.tensors(), self._kernels, FLOATS[dtype]
         )
+
+    def bytes(self) -> WeightBytes:
+        """What a step reads of them."""
+        if self._kernels is None:
+            return self._blocks.bytes()
+        return WeightBytes.of(self._config.shape(), self._dtype)
 
     def model(self, *, blocks: int, block_size_tokens: int, max_context_tokens: int) -> CpuModel:
         """The model with a KV cache of so many blocks."""
