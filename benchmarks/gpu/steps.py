@@ -52,7 +52,8 @@ def measure_model(bench: Bench, name: str) -> None:
     )
     fill_with_random_numbers(bench, executor)
     bench.put("loads", {"model": name, "load_seconds": time.monotonic() - started})
-    costs = CostModel(config_from_json(config, name).shape(), _peaks(), DTYPE)
+    most_tokens = max(*scale.prefills, *scale.batches)
+    costs = CostModel(config_from_json(config, name).shape(), _peaks(), DTYPE, most_tokens)
     for context in scale.contexts:
         for batch in scale.batches:
             if bench.has_time(_SECONDS_A_ROW, f"decode of {name} at batch {batch}, context {context}"):
@@ -125,7 +126,7 @@ def _summary(steps: list[Step], batch: int, costs: CostModel) -> Record:
     whole = [step for step in steps if len(step.plan.rows) == step.plan.tokens == batch]
     walls = [b.ended - a.ended for a, b in pairwise(whole)][WARM_STEPS - 1 : -1]
     counted = whole[WARM_STEPS:-1]
-    cost = costs.of(counted[len(counted) // 2].plan)
+    cost = costs.cost(costs.work(counted[len(counted) // 2].plan))
     wall = statistics.median(walls)
     device = statistics.median(step.device_seconds for step in counted)
     return {
@@ -153,7 +154,7 @@ def prefill(bench: Bench, executor: TorchCudaExecutor, costs: CostModel, tokens:
         release(executor, [0])
         if result.rows[0].error is not None:
             raise RuntimeError(result.rows[0].error)
-    cost = costs.of(plan)
+    cost = costs.cost(costs.work(plan))
     wall = statistics.median(walls[1:])
     return {
         "tokens": tokens,

@@ -122,7 +122,7 @@ def test_lists_from_file_and_environment(captured: Captured, tmp_path: Path) -> 
         (("--device", "cuda:one"), "'cuda:one' is no device"),
         (("--device", "cuda:-1"), "'cuda:-1' is no device"),
         (("--api-key", "a=1", "--api-key", "a=2"), "two keys are called 'a'"),
-        (("--max-batch", "512"), "max_batch_tokens must be at least max_batch (512)"),
+        (("--max-batch", "2048"), "max_batch_tokens must be at least max_batch (2048)"),
         (("--device", "cuda", "--max-batch-tokens", "255"), "at least max_batch (256)"),
         (("--max-waiting", "0"), "greater than or equal to 1"),
         (
@@ -142,7 +142,7 @@ def test_wrong_usage_is_said_in_a_sentence(captured: Captured, arguments: tuple[
 
 @pytest.mark.parametrize(
     ("device", "sequences", "tokens"),
-    [("cpu", 32, 256), ("cuda", 256, 8192), ("cuda:3", 256, 8192), ("simulated:h100", 32, 256)],
+    [("cpu", 64, 1024), ("cuda", 256, 8192), ("cuda:3", 256, 8192), ("simulated:h100", 256, 8192)],
 )
 def test_defaults_of_steps_depend_on_the_device(
     captured: Captured, device: str, sequences: int, tokens: int

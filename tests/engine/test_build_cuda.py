@@ -28,7 +28,9 @@ class OnCpu(CpuExecutor):
     def __init__(self, files: ModelFiles, **keywords: Any) -> None:
         BUILT.append(dict(keywords))
         del keywords["device_index"], keywords["max_batch_tokens"]
+        device = self.hardware
         super().__init__(files, **keywords, threads=1)
+        self.hardware = device
 
     def warm_up(self) -> None:
         """Nothing to compile."""

@@ -101,7 +101,7 @@ def _executor(files: ModelFiles, options: EngineOptions) -> tuple[Executor, Cost
         )
         return cpu, CostModel(
             shape,
-            find_hardware("cpu"),
+            cpu.hardware,
             cpu.dtype,
             options.tokens,
             kv_dtype=cpu.kv_dtype,

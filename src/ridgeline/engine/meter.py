@@ -6,6 +6,7 @@ from ridgeline.engine.core.counters import Counters
 from ridgeline.engine.core.plan import StepPlan
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.roofline import (
+    Attained,
     Hardware,
     ModelShape,
     Ridge,
@@ -15,7 +16,6 @@ from ridgeline.roofline import (
     Work,
     decode_ridge,
     step_cost,
-    with_attained,
 )
 from ridgeline.telemetry.ledger import Prediction
 from ridgeline.telemetry.records import Headroom, Resource, RidgeRecord, StepAllowance, StepRecord
@@ -45,8 +45,8 @@ class CostModel:
         kv_dtype: str | None = None,
         weights: WeightBytes | None = None,
     ) -> None:
-        self.shape, self.hardware, self.dtype = shape, hardware, dtype
-        self._believed, self._solutions = hardware, 0
+        self.shape, self.dtype = shape, dtype
+        self._attained = Attained(hardware, dtype, shape.layers)
         self._kv_dtype, self._weights = kv_dtype, weights
         self.step_time = StepTime(lambda work: self.cost(work).seconds, max_tokens)
         """Learns from the steps that run."""
@@ -63,13 +63,15 @@ class CostModel:
             self.shape, self.hardware, self.dtype, work, kv_dtype=self._kv_dtype, weights=self._weights
         )
 
-    def observe(self, work: Work, seconds: float) -> float:
+    @property
+    def hardware(self) -> Hardware:
+        """The device, with what its steps were seen to reach of its peaks."""
+        return self._attained.hardware
+
+    def observe(self, work: Work, cost: StepCost, seconds: float) -> float:
         """A step took so long; returns what had been expected, and learns from it."""
-        expected = self.step_time.observe(work, seconds)
-        if self.step_time.solutions != self._solutions:
-            self._solutions = self.step_time.solutions
-            self.hardware = with_attained(self._believed, self.dtype, self.step_time, self.cost)
-        return expected
+        self._attained.observe(cost, seconds)
+        return self.step_time.observe(work, seconds)
 
     def recompute_seconds(self, tokens: int) -> float:
         """Time that computing so many tokens once more adds to steps that are run anyway."""
@@ -150,7 +152,7 @@ class StepMeter:
         seconds = ended - max(started, self._last_ended)
         work = self._cost_model.work(plan)
         cost = self._cost_model.cost(work)
-        expected = self._cost_model.observe(work, seconds)
+        expected = self._cost_model.observe(work, cost, seconds)
         cache, allowed = scheduler.cache, scheduler.allowance
         ridge = self._cost_model.ridge(work.cached_tokens / work.sequences)
         self._meter.step(

@@ -1,6 +1,6 @@
 """The one cost model: what devices can do, and what a step of a model costs on them."""
 
-from ridgeline.roofline.attained import with_attained
+from ridgeline.roofline.attained import Attained
 from ridgeline.roofline.cost import (
     Resource,
     Ridge,
@@ -28,6 +28,7 @@ __all__ = [
     "DTYPE_BYTES",
     "HARDWARE",
     "PRINTED_PEAKS",
+    "Attained",
     "Efficiency",
     "Hardware",
     "Links",
@@ -43,5 +44,4 @@ __all__ = [
     "find_hardware",
     "ridge_point",
     "step_cost",
-    "with_attained",
 ]

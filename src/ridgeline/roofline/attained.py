@@ -1,47 +1,77 @@
 """What a device reaches of its peaks, from how long steps took."""
 
-from collections.abc import Callable
+from collections import deque
 from dataclasses import replace
 
 from ridgeline.roofline.cost import StepCost
 from ridgeline.roofline.hardware import Efficiency, Hardware
-from ridgeline.roofline.learning import StepTime
-from ridgeline.roofline.work import Work
+
+_KEPT = 128
+"""Steps of each kind that are remembered."""
+
+_HIGH = 0.9
+"""The quantile that counts as what is reached: of the best, but not a single lucky step."""
+
+_ENOUGH = 16
+"""Steps of a kind before what was believed gives way."""
+
+_ANEW_EVERY = 16
+"""Steps from one estimate to the next."""
 
 LEAST = 0.01
 """An efficiency below this is a mistake in the peak, not in the engine."""
 
 
-def with_attained(
-    hardware: Hardware, dtype: str, step_time: StepTime, cost_of: Callable[[Work], StepCost]
-) -> Hardware:
-    """The device with the efficiencies that its steps showed.
+class Attained:
+    """Judges arithmetic by steps that it should bind, and reading by the others.
 
-    A step of the fewest tokens takes as long as reading the weights, and what launching costs: as much
-    of it as reading does not explain at the believed efficiency is taken for the latter. Arithmetic is
-    judged by the step, of those seen, that used it best.
+    A step's fixed part, launching, is at most what is believed of it, and at most what the shortest
+    steps leave beyond reading at the peak.
 
     Args:
-        hardware: with the efficiencies believed so far.
+        believed: the device with the efficiencies that hold until steps were seen.
         dtype: of arithmetic.
-        step_time: learned from this engine's steps.
-        cost_of: FLOPs and bytes of work of this engine's model.
+        layers: of the model; the cost per layer is counted with that per step.
     """
-    seen = step_time.seen
-    if not seen:
-        return hardware
-    believed = hardware.efficiency
-    fewest = Work(seen[0], 0, 0, 0)
-    least_seconds = step_time.seconds(fewest)
-    moving = cost_of(fewest).bytes / hardware.bytes_per_second
-    overhead = max(0.0, least_seconds - moving / believed.bandwidth) if seen[0] <= 2 else 0.0
-    bandwidth = _share(moving, least_seconds - overhead)
-    compute = max(
-        _share(cost_of(work).flops / hardware.peak_flops(dtype), step_time.seconds(work) - overhead)
-        for work in (Work(tokens, 0, 0, 0) for tokens in seen)
-    )
-    return replace(hardware, efficiency=Efficiency(compute, bandwidth, step_seconds=overhead))
+
+    def __init__(self, believed: Hardware, dtype: str, layers: int) -> None:
+        self.hardware = believed
+        """With what was reached so far."""
+        efficiency = believed.efficiency
+        self._believed = efficiency
+        self._overhead = efficiency.step_seconds + layers * efficiency.layer_seconds
+        self._peak_flops = believed.peak_flops(dtype)
+        self._peak_bytes = believed.bytes_per_second
+        self._ridge = self._peak_flops * efficiency.compute / (self._peak_bytes * efficiency.bandwidth)
+        self._computing: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._reading: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._observed = 0
+
+    def observe(self, cost: StepCost, seconds: float) -> None:
+        """A step took so long."""
+        if cost.intensity >= self._ridge:
+            self._computing.append((cost.flops / self._peak_flops, seconds))
+        else:
+            self._reading.append((cost.bytes / self._peak_bytes, seconds))
+        self._observed += 1
+        if self._observed % _ANEW_EVERY == 0:
+            self.hardware = replace(self.hardware, efficiency=self._efficiency())
+
+    def _efficiency(self) -> Efficiency:
+        overhead = self._overhead
+        if len(self._reading) >= _ENOUGH:
+            beyond = sorted(seconds - least for least, seconds in self._reading)
+            overhead = min(overhead, max(0.0, beyond[len(beyond) // 10]))
+        return Efficiency(
+            _reached(self._computing, overhead, self._believed.compute),
+            _reached(self._reading, overhead, self._believed.bandwidth),
+            step_seconds=overhead,
+        )
 
 
-def _share(seconds_at_peak: float, seconds: float) -> float:
-    return min(1.0, max(LEAST, seconds_at_peak / seconds)) if seconds > 0 else 1.0
+def _reached(steps: "deque[tuple[float, float]]", overhead: float, believed: float) -> float:
+    """Share of the peak, from (seconds at the peak, seconds that it took)."""
+    if len(steps) < _ENOUGH:
+        return believed
+    shares = sorted(least / max(least, seconds - overhead) for least, seconds in steps)
+    return max(LEAST, shares[int(_HIGH * len(shares))])

@@ -76,6 +76,10 @@ SERVED_BY_VLLM = Efficiency(compute=0.71, bandwidth=0.88, layer_seconds=29e-6, s
 TORCH_ON_CPU = Efficiency(compute=0.8, bandwidth=0.8, layer_seconds=70e-6, step_seconds=0.3e-3)
 
 
+# First guesses: kernels compiled for a whole step, of which products reach a third of what tiles do.
+COMPILED_ON_CPU = Efficiency(compute=0.35, bandwidth=0.8, step_seconds=0.3e-3)
+
+
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """One device.

@@ -40,6 +40,22 @@ DEFINITIONS: tuple[Definition, ...] = (
         "ridgeline_batch_headroom_sequences", "gauge", "How many more sequences the batch could take now."
     ),
     Definition(
+        "ridgeline_headroom_sequences",
+        "gauge",
+        "How many more until this ends: slots, kv, latency (its target), ridge; +Inf where the ridge is "
+        "out of reach, for the KV traffic of each sequence outweighs its arithmetic.",
+        ("until",),
+    ),
+    Definition(
+        "ridgeline_batch_limit_sequences", "gauge", "Sequences that the controller allows in the batch now."
+    ),
+    Definition("ridgeline_step_limit_tokens", "gauge", "Tokens that the controller allowed the last step."),
+    Definition(
+        "ridgeline_inter_token_target_seconds",
+        "gauge",
+        "What the controller keeps the time between two tokens under; absent where steps are fixed.",
+    ),
+    Definition(
         "ridgeline_kv_utilization_ratio", "gauge", "KV blocks in use by running requests over all.", ("tier",)
     ),
     Definition("ridgeline_kv_idle_ratio", "gauge", "KV blocks cached but reclaimable over all.", ("tier",)),

@@ -81,7 +81,7 @@ class TargetPace:
 
     Args:
         step_time: predicts steps on this machine.
-        target_seconds: of inter-token latency; 95 of 100 steps are to keep it.
+        target_seconds: of inter-token latency; 98 of 100 steps are to keep it.
         limits: most tokens of a step.
         max_batch: most sequences.
     """

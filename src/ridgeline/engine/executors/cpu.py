@@ -9,6 +9,7 @@ import torch
 
 from ridgeline.engine.core.plan import Admission, Handle, Row, RowResult, Score, StepPlan, StepResult
 from ridgeline.engine.executors.cpu_models import Weights, kv_dtype, resolve_dtype, weight_bytes
+from ridgeline.engine.executors.cpu_peaks import this_processor
 from ridgeline.engine.executors.kv_size import plan_geometry
 from ridgeline.engine.executors.memory import available_bytes, gib, physical_cores
 from ridgeline.engine.executors.slots import Layout, Slots
@@ -121,6 +122,7 @@ class CpuExecutor:
             block_size_tokens=self.geometry.block_size_tokens,
             max_context_tokens=self.geometry.max_context_tokens,
         )
+        self.hardware = this_processor(self.dtype, threads)
         self._slots = Slots(self.geometry, CpuSlot.of)
         self.kernels = self.model.kernel_name
         self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.kernels}"
