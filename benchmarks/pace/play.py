@@ -3,16 +3,17 @@
 import heapq
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pace.device import MAX_BATCH, Place, TimedDevice
+from pace.device import Place, TimedDevice
 from pace.workloads import Conversation, Kind
 from ridgeline.engine.core.limits import Limits
 from ridgeline.engine.core.messages import Output, Submit
+from ridgeline.engine.core.plan import Executor
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.core.sequence import SequenceSpec
-from ridgeline.engine.executors.clock import VirtualClock
+from ridgeline.engine.executors.clock import Clock, VirtualClock
 from ridgeline.engine.loop import Engine
 from ridgeline.engine.meter import CostModel, StepMeter
 from ridgeline.protocol import Sampling
@@ -59,12 +60,12 @@ class Asked:
             self.gaps.append(now - self.last)
         self.last = now
 
-    def is_good(self) -> bool:
-        """Whether it met every target."""
+    def is_good(self, target_seconds: float) -> bool:
+        """Whether it met every target; the one of inter-token latency is given."""
         kind: Kind = self.conversation.kind
         if not self.finished or self.first is None or self.first > kind.ttft_seconds:
             return False
-        late = sum(gap > TARGET_SECONDS for gap in self.gaps)
+        late = sum(gap > target_seconds for gap in self.gaps)
         return late <= 0.05 * len(self.gaps)
 
 
@@ -105,39 +106,56 @@ class _Ignored:
 
 
 class Play:
-    """One run."""
+    """An engine that conversations are played on.
 
-    def __init__(self, place: Place, setting: Setting, seed: int) -> None:
-        self._clock = VirtualClock()
-        device = TimedDevice(place, self._clock, seed)
-        cost = CostModel(place.shape, find_hardware(place.hardware), "bfloat16", MAX_TOKENS)
-        limits = Limits(max_batch_tokens=setting.tokens or MAX_TOKENS, max_waiting=100_000)
+    Args:
+        device: what carries out the steps.
+        costs: believed of it, and learned from it.
+        clock: of the device.
+        setting: how steps are sized.
+        target_seconds: of inter-token latency: followed where the setting is the target, and judged by.
+    """
+
+    def __init__(
+        self,
+        device: Executor,
+        costs: CostModel,
+        clock: Clock,
+        setting: Setting,
+        target_seconds: float = TARGET_SECONDS,
+    ) -> None:
+        self._clock, self._target = clock, target_seconds
         geometry = device.geometry
-        if setting.sequences is not None:
-            geometry = type(geometry)(
-                geometry.blocks,
-                geometry.block_size_tokens,
-                geometry.block_bytes,
-                min(setting.sequences, MAX_BATCH),
-                geometry.max_context_tokens,
-            )
-        target = TARGET_SECONDS if setting.tokens is None else 0.0
-        scheduler = Scheduler(geometry, limits, step_time=cost.step_time, target_seconds=target)
+        sequences = min(setting.sequences or geometry.max_batch, geometry.max_batch)
+        scheduler = Scheduler(
+            replace(geometry, max_batch=sequences),
+            Limits(max_batch_tokens=setting.tokens or MAX_TOKENS, max_waiting=100_000),
+            step_time=costs.step_time,
+            target_seconds=target_seconds if setting.tokens is None else 0.0,
+        )
         self._meter = _Ignored()
-        self._engine = Engine("played", scheduler, device, StepMeter(cost, self._meter))
+        self._engine = Engine("played", scheduler, device, StepMeter(costs, self._meter))
         self._coming: list[tuple[float, int, Conversation, int, tuple[int, ...]]] = []
         self._asked: dict[str, Asked] = {}
         self._all: list[Asked] = []
         self._numbers = itertools.count()
-        self._offered = 0
-        self._tokens = 0
+        self._offered = self._tokens = 0
+
+    @classmethod
+    def timed(cls, place: Place, setting: Setting, seed: int) -> "Play":
+        """On a device that only takes time, under a virtual clock."""
+        clock = VirtualClock()
+        costs = CostModel(place.shape, find_hardware(place.hardware), "bfloat16", MAX_TOKENS)
+        return cls(TimedDevice(place, clock, seed), costs, clock, setting)
 
     def run(self, work: Iterable[Conversation]) -> Score:
         """Until everything is answered, or some time after the last has come."""
+        began = self._clock.now()
+        self._all, self._offered, self._tokens = [], 0, 0
         for conversation in work:
             self._offered += len(conversation.turns)
             system = tuple(range(conversation.kind.system_tokens))
-            self._expect(conversation.seconds, conversation, 0, system)
+            self._expect(began + conversation.seconds, conversation, 0, system)
         end = max(entry[0] for entry in self._coming) + DRAIN_SECONDS
         while (self._coming or self._engine.has_work) and self._clock.now() < end:
             self._submit_due()
@@ -147,11 +165,15 @@ class Play:
                 self._clock.wait_until(self._coming[0][0])
         errors = sorted(self._meter.errors)
         return Score(
-            sum(asked.is_good() for asked in self._all),
+            sum(asked.is_good(self._target) for asked in self._all),
             self._offered,
-            self._tokens / self._clock.now(),
+            self._tokens / (self._clock.now() - began),
             errors[len(errors) // 2],
         )
+
+    def close(self) -> None:
+        """Give back what the device holds."""
+        self._engine.executor.close()
 
     def _expect(
         self, seconds: float, conversation: Conversation, turn: int, history: tuple[int, ...]

@@ -50,7 +50,7 @@ class Scenario:
 
     def play(self, setting: Setting, seed: int) -> Score:
         """Run it once."""
-        return Play(self.place, setting, seed).run(self.conversations(seed))
+        return Play.timed(self.place, setting, seed).run(self.conversations(seed))
 
 
 SCENARIOS = {
