@@ -1,16 +1,19 @@
 // The list of conversations; a drawer where the window is narrow.
 import { Component, html, useEffect, useLayoutEffect, useRef, useState } from './lib.js';
-import { newChat, olderConversations, open, remove, rename, setPinned } from './conversations.js';
+import { hasKey } from './api.js';
+import { appearance, CHOICES } from './appearance.js';
+import { newChat, olderConversations, open, remove, rename, setPinned, signOut } from './conversations.js';
 import { exportOne } from './data.js';
 import { openDialog } from './dialog.js';
 import { keepFocus } from './focus.js';
 import { hideList, listShown } from './frame.js';
-import { Dots, Download, Exchange, Keys, Logo, Panel, Pencil, Pin, Plus, Search, Trash } from './icons.js';
+import { Dots, Download, Exchange, Keys, Leave, Logo, Menu, Panel, Pencil, Pin, Plus, Search, Trash } from './icons.js';
 import { hint } from './keys.js';
 import { byDate, today } from './list.js';
 import { MenuButton } from './menu.js';
-import { conversations, live, moreConversations, pinned, thread } from './state.js';
+import { conversations, live, moreConversations, pinned, session, thread } from './state.js';
 import { text, title } from './text.js';
+import { touch } from './typing.js';
 
 export function Sidebar() {
   const shut = !listShown();
@@ -26,11 +29,26 @@ export function Sidebar() {
       </div>
       <${List} />
       <div class="entries foot">
-        <button type="button" class="entry" onClick=${() => openDialog('data')}><${Exchange} />${text.data.name}</button>
-        <button type="button" class="entry keyboard-only" onClick=${() => openDialog('shortcuts')}><${Keys} />${text.keys.name}</button>
+        <${PageMenu} />
       </div>
     </nav>
   `;
+}
+
+function PageMenu() {
+  const choices = CHOICES.map((choice) => ({
+    label: text.menu.appearance[choice],
+    checked: appearance.value === choice,
+    run: () => (appearance.value = choice),
+  }));
+  const items = () => [
+    ...choices,
+    null,
+    { label: text.data.name, icon: Exchange, run: () => openDialog('data') },
+    ...(touch.matches ? [] : [{ label: text.keys.name, icon: Keys, run: () => openDialog('shortcuts') }]),
+    ...(hasKey() ? [{ label: text.menu.signOut, detail: text.menu.signedIn(session.value.tenant), icon: Leave, run: signOut }] : []),
+  ];
+  return html`<${MenuButton} kind="entry" label=${text.menu.name} items=${items} align="start"><${Menu} />${text.menu.name}<//>`;
 }
 
 function Hint({ id }) {

@@ -113,6 +113,12 @@ export const text = {
     gone: 'The temporary chat is gone.',
     tryLater: 'Nothing was changed; try again in a moment.',
   },
+  menu: {
+    name: 'Menu',
+    appearance: { system: 'Colours of the system', light: 'Light colours', dark: 'Dark colours' },
+    signOut: 'Sign out',
+    signedIn: (name) => `Signed in as ${name}`,
+  },
   models: {
     label: (name) => `Model: ${name}`,
     context: (tokens) => `${tokens.toLocaleString()} tokens of context`,
@@ -158,7 +164,7 @@ export const text = {
       `${have.toLocaleString()} of at most ${limit.toLocaleString()} characters. Shorten it to save it.`,
   },
   data: {
-    name: 'Import and export',
+    name: 'Your data',
     exportTitle: 'Export',
     exportBody: 'All your conversations as one JSON file. Temporary chats are not in it.',
     exportAll: 'Export all',
@@ -175,6 +181,19 @@ export const text = {
       ].join(' ').trim(),
     tooLarge: (megabytes) => `This file is too large: at most ${megabytes} MB can be imported.`,
     failed: 'Nothing was imported.',
+    deleteTitle: 'Delete',
+    deleteBody: 'All your conversations, from the server too.',
+    deleteAll: 'Delete all…',
+    nothing: 'There are no conversations to delete.',
+    sure: (count, pinned) =>
+      [
+        count === 1 ? 'Delete your one conversation?' : `Delete all ${count.toLocaleString()} conversations?`,
+        pinned === 0 ? '' : pinned === count ? 'All are pinned.' : `${pinned.toLocaleString()} of them ${pinned === 1 ? 'is' : 'are'} pinned.`,
+        'This cannot be undone.',
+      ].filter(Boolean).join(' '),
+    yes: (count) => (count === 1 ? 'Delete it' : `Delete all ${count.toLocaleString()}`),
+    deleting: 'Deleting…',
+    deleted: (count) => (count === 1 ? '1 conversation was deleted.' : `${count.toLocaleString()} conversations were deleted.`),
   },
   keys: {
     name: 'Keyboard shortcuts',
@@ -198,8 +217,10 @@ export const text = {
   },
   login: {
     title: 'Sign in',
-    body: 'This server asks for an API key. It is kept in this tab until you close it.',
+    body: 'This server asks for an API key.',
     key: 'API key',
+    stay: 'Stay signed in on this device',
+    stayHint: 'Without this, the key is forgotten when you close the tab.',
     submit: 'Continue',
     wrong: 'That is not one of this server’s keys. Check it for missing characters.',
   },
