@@ -63,7 +63,9 @@ export const text = {
   },
   code: 'text',
   image: (alt) => `Image: ${alt || 'no description'}`,
-  thinking: 'Waiting for the first word',
+  waiting: 'Waiting for the first word',
+  thinking: 'Thinking…',
+  thoughts: 'Thoughts',
   hiddenWhy: 'The conversation is longer than what the model can be shown. It reads from here on; nothing is deleted.',
   hidden: (count) =>
     count === 1
@@ -230,6 +232,7 @@ export const text = {
   },
   status: {
     started: 'Answering',
+    thinking: 'Still thinking',
     writing: (words) => `Still answering, ${words.toLocaleString()} words so far`,
     complete: 'Answer complete',
     stopped: 'Answer stopped; its text is kept',
