@@ -107,7 +107,9 @@ def test_the_key_is_sent_in_its_header_alone(server: Server, open_page: OpenPage
     assert page.context.cookies() == []
 
 
-def test_without_keys_there_is_nobody_to_sign_out(make_server: Callable[..., Server], open_page: OpenPage) -> None:
+def test_without_keys_there_is_nobody_to_sign_out(
+    make_server: Callable[..., Server], open_page: OpenPage
+) -> None:
     page = open_page(make_server().url)
     page.get_by_role("button", name="Menu", exact=True).click()
     expect(page.get_by_role("menuitem", name="Your data")).to_be_visible()

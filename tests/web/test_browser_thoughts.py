@@ -25,9 +25,7 @@ def size(request: pytest.FixtureRequest) -> dict[str, Any]:
     return shape | CALM
 
 
-def test_thoughts_are_folded_as_they_come(
-    server: Server, open_page: OpenPage, size: dict[str, Any]
-) -> None:
+def test_thoughts_are_folded_as_they_come(server: Server, open_page: OpenPage, size: dict[str, Any]) -> None:
     server.backend.reply = f"<think>\n{THOUGHTS}\n</think>\n\n{ANSWER}"
     server.backend.title = "Counting to three"
     server.backend.hold_after = 8

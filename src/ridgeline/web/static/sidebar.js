@@ -144,7 +144,7 @@ function Entry({ row, current, writing }) {
   }
   return html`
     <li class=${current ? 'current' : ''} ref=${item}>
-      <a href=${`/c/${row.id}`} onClick=${onClick} aria-current=${current ? 'page' : null} title=${row.title}>
+      <a href=${`/c/${row.id}`} dir="auto" onClick=${onClick} aria-current=${current ? 'page' : null} title=${row.title}>
         ${row.title}
         ${writing ? html`<span class="dot"><span class="offscreen">${text.writing}</span></span>` : null}
       </a>
@@ -179,6 +179,7 @@ export function TitleField({ row, done }) {
     <input
       ref=${field}
       class="title-field"
+      dir="auto"
       aria-label=${text.list.titleOf(row.title)}
       maxlength="200"
       autocomplete="off"
