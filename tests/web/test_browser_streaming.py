@@ -181,7 +181,7 @@ def test_what_was_sent_is_no_draft_wherever_one_is_by_then(server: Server, open_
     ask(page, "First")
     page.get_by_role("button", name="New chat").click()
     waiting: list[Route] = []
-    page.route("**/web/messages", lambda route: waiting.append(route))  # noqa: PLW0108
+    page.route("**/web/messages", lambda route: waiting.append(route))
     box(page).press_sequentially("Second")
     box(page).press("Enter")
     page.get_by_role("link", name="First").click()

@@ -123,7 +123,9 @@ def test_however_it_is_cut_the_parts_are_the_same(server: Server, open_page: Ope
                 const whole = parts(new Reply(source, true));
                 for (const step of [1, 2, 3, 7, 50]) {
                     const reply = new Reply('', false);
-                    for (let at = 0; at < source.length; at += step) reply.append(source.slice(at, at + step));
+                    for (let at = 0; at < source.length; at += step) {
+                        reply.append(source.slice(at, at + step));
+                    }
                     reply.finish(source);
                     if (parts(reply) !== whole) wrong.push([source, step, parts(reply), whole]);
                 }

@@ -7,7 +7,7 @@ import { exportOne } from './data.js';
 import { openDialog } from './dialog.js';
 import { keepFocus } from './focus.js';
 import { hideList, listShown } from './frame.js';
-import { Dots, Download, Exchange, Keys, Leave, Logo, Menu, Panel, Pencil, Pin, Plus, Search, Trash } from './icons.js';
+import { Dots, Download, Exchange, Keys, Leave, Logo, Menu, Moon, Panel, Pencil, Pin, Plus, Screen, Search, Sun, Trash } from './icons.js';
 import { hint } from './keys.js';
 import { byDate, today } from './list.js';
 import { MenuButton } from './menu.js';
@@ -36,8 +36,9 @@ export function Sidebar() {
 }
 
 function PageMenu() {
-  const choices = CHOICES.map((choice) => ({
+  const choices = CHOICES.map((choice, index) => ({
     label: text.menu.appearance[choice],
+    icon: [Screen, Sun, Moon][index],
     checked: appearance.value === choice,
     run: () => (appearance.value = choice),
   }));

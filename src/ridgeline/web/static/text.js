@@ -33,7 +33,7 @@ export const text = {
   messageBox: 'Message',
   send: 'Send',
   stop: 'Stop',
-  hint: 'Answers come from a language model and can be wrong.',
+  hint: 'A language model answers, and can be wrong.',
   noModel: 'This server has no model to chat with. Whoever runs it can start one; then load this page again.',
   tooLong: (have, limit) => `${have.toLocaleString()} of at most ${limit.toLocaleString()} characters. Shorten the message to send it.`,
   latest: 'Jump to latest',
