@@ -22,8 +22,8 @@ FLAGS = [
     "--disable-background-networking",
 ]
 QUESTIONS = (
-    "Why is the sky blue? Answer in three sentences.",
-    "Write a Python function that tells whether a word is a palindrome.",
+    "Give me three tips for a good night's sleep.",
+    "Write a Python function that reverses a string.",
 )
 SIZES = {
     "desktop": {"viewport": {"width": 1280, "height": 800}},

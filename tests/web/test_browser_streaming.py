@@ -163,9 +163,9 @@ def test_the_way_to_the_end_covers_nothing(server: Server, open_page: OpenPage, 
 def test_an_example_leaves_a_draft_alone(server: Server, open_page: OpenPage, size: dict[str, Any]) -> None:
     page = open_page(server.url, **size)
     box(page).fill("Dear Anna,")
-    page.get_by_role("button", name="Plan").click()
+    page.get_by_role("button", name="Advise").click()
     finished(page)
-    expect(page.locator("article.question")).to_contain_text("checklist for a day hike")
+    expect(page.locator("article.question")).to_contain_text("three tips")
     expect(box(page)).to_have_value("Dear Anna,")
     page.reload()
     expect(box(page)).to_have_value("Dear Anna,")

@@ -136,10 +136,13 @@ def clean_title(text: str, complete: bool) -> str | None:
     """A title out of what a model said; None where there is none that could be shown.
 
     Args:
-        text: its answer; what counts is the first line that is not empty.
+        text: its answer; what counts is the first line that is not empty, or the one after it where it
+            announces what follows.
         complete: whether the answer came to its own end.
     """
     lines = [line for line in text.splitlines() if line.strip()]
+    if lines and lines[0].strip(_WRAPPING).endswith(":"):
+        del lines[0]
     if not lines or (len(lines) == 1 and not complete):
         return None
     words = " ".join("".join(c if c.isprintable() else " " for c in lines[0]).split())

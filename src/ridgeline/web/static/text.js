@@ -27,7 +27,7 @@ export const text = {
     { title: 'Explain', prompt: 'Why is the sky blue? Answer in three sentences.' },
     { title: 'Write', prompt: 'Write a short poem about a walk along a mountain ridge.' },
     { title: 'Code', prompt: 'Write a Python function that tells whether a word is a palindrome.' },
-    { title: 'Plan', prompt: 'Give me a checklist for a day hike in the mountains.' },
+    { title: 'Advise', prompt: 'Give me three tips for a good night’s sleep.' },
   ],
   placeholder: 'Write a message',
   messageBox: 'Message',
