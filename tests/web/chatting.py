@@ -75,3 +75,9 @@ def edit(page: Page, number: int) -> Locator:
     question(page, number).hover()
     question(page, number).get_by_role("button", name="Edit message").click()
     return page.get_by_role("textbox", name="Edit message")
+
+
+def from_menu(page: Page, name: str, role: str = "menuitem") -> None:
+    """Choose from the menu below the list."""
+    page.get_by_role("button", name="Menu", exact=True).click()
+    page.get_by_role(role, name=name).click()  # type: ignore[arg-type]

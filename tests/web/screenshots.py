@@ -3,7 +3,8 @@
     python tests/web/screenshots.py http://127.0.0.1:8000 docs/images [--key KEY]
 
 Writes chat-desktop-light.png, chat-desktop-dark.png, chat-phone-light.png, chat-phone-dark.png of a
-short conversation with the model that is served, and the same for the empty page (`empty-...`).
+short conversation with the model that is served, and the same for the empty page (`empty-...`). The
+answers are always the same where it runs with `--site temperature=0`.
 """
 
 import argparse
@@ -22,8 +23,8 @@ FLAGS = [
     "--disable-background-networking",
 ]
 QUESTIONS = (
-    "Why is the sky blue? Answer in three sentences.",
-    "Write a Python function that tells whether a word is a palindrome.",
+    "Write a Python function that reverses a string.",
+    "Give me three tips for a good night's sleep.",
 )
 SIZES = {
     "desktop": {"viewport": {"width": 1280, "height": 800}},

@@ -6,7 +6,7 @@ from typing import Any
 import axe
 import httpx
 import pytest
-from chatting import PHONE, answers, box, finished
+from chatting import PHONE, answers, box, finished, from_menu
 from looks import CALM, RICH, WIDE, close_list, open_list, say
 from playwright.sync_api import Page, expect
 from served import Server
@@ -116,7 +116,11 @@ def test_list_and_dialogs(
     page.get_by_role("menuitem", name="Delete").click()
     expect(page.get_by_role("button", name="Undo")).to_be_visible()
     check(page, "deleted, with undo")
-    page.get_by_role("button", name="Import and export").click()
+    page.get_by_role("button", name="Menu", exact=True).click()
+    expect(page.get_by_role("menu")).to_be_visible()
+    check(page, "the menu of the page")
+    page.keyboard.press("Escape")
+    from_menu(page, "Your data")
     dialog = page.get_by_role("dialog")
     dialog.locator("input[type=file]").set_input_files(
         {"name": "broken.json", "mimeType": "application/json", "buffer": b'{"format": 1}'}
@@ -126,6 +130,9 @@ def test_list_and_dialogs(
     for button in dialog.get_by_role("button").all():
         expect(button).to_have_css("opacity", "1")  # they have their colours back
     check(page, "a file that cannot be imported")
+    dialog.get_by_role("button", name="Delete all…").click()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    check(page, "whether to delete all")
     page.keyboard.press("Escape")
     page.keyboard.press("Control+k")
     expect(dialog).to_have_accessible_name("Search conversations")

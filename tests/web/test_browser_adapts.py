@@ -1,11 +1,12 @@
 """The page as people need it: zoomed in, in the system's colours, without motion, as an app."""
 
 from collections.abc import Callable
+from typing import Any
 
 import axe
 import pytest
-from chatting import box, finished
-from looks import CALM, RICH, close_list, open_list, say
+from chatting import PHONE, box, finished, from_menu
+from looks import CALM, RICH, WIDE, close_list, open_list, say
 from playwright.sync_api import Page, expect
 from served import Server
 
@@ -75,3 +76,47 @@ def test_it_can_be_installed(server: Server, open_page: OpenPage) -> None:
     }
     # Windows without a profile cannot install anything; nothing else may be wrong.
     assert problems <= {"in-incognito"}
+
+
+GROUND = "() => getComputedStyle(document.documentElement).backgroundColor"
+BARS = """() => [...document.querySelectorAll('meta[name=theme-color]')]
+    .filter((meta) => matchMedia(meta.media).matches).map((meta) => meta.content)"""
+LIGHT, DARK = "rgb(255, 255, 255)", "rgb(23, 29, 31)"
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_light_and_dark_can_be_chosen(server: Server, open_page: OpenPage, size: dict[str, Any]) -> None:
+    page = open_page(server.url, color_scheme="light", **size)
+    assert (page.evaluate(GROUND), page.evaluate(BARS)) == (LIGHT, ["#f4f5f2"])
+    open_list(page)
+    from_menu(page, "Dark colours", "menuitemradio")
+    expect(page.locator("html")).to_have_css("background-color", DARK)
+    assert page.evaluate(BARS) == ["#14191b"]
+    assert axe.violations(page) == []
+    other = page.context.new_page()
+    other.goto(server.url)
+    expect(other.locator("html")).to_have_css("background-color", DARK)
+    expect(box(other)).to_be_visible()
+    open_list(other)
+    from_menu(other, "Colours of the system", "menuitemradio")
+    expect(page.locator("html")).to_have_css("background-color", LIGHT)
+    page.emulate_media(color_scheme="dark")
+    expect(page.locator("html")).to_have_css("background-color", DARK)
+    page.get_by_role("button", name="Menu", exact=True).click()
+    expect(page.get_by_role("menuitemradio", checked=True)).to_have_text("Colours of the system")
+    page.get_by_role("menuitemradio", name="Light colours").click()
+    expect(page.locator("html")).to_have_css("background-color", LIGHT)
+    assert page.evaluate(BARS) == ["#f4f5f2"]
+
+
+def test_the_chosen_colours_are_there_before_anything_is_drawn(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url, color_scheme="light")
+    from_menu(page, "Dark colours", "menuitemradio")
+    page.route("**/app.js", lambda route: route.fulfill(body="", content_type="text/javascript"))
+    page.reload()
+    assert page.evaluate(GROUND) == DARK
+    page.evaluate("() => localStorage.setItem('ridgeline.appearance', 'nonsense')")
+    page.unroute("**/app.js")
+    page.reload()
+    expect(box(page)).to_be_visible()
+    assert page.evaluate(GROUND) == LIGHT

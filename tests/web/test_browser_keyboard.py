@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from chatting import PHONE, answers, ask, box, finished, in_clipboard, last_answer, say, words
+from chatting import PHONE, answers, ask, box, finished, from_menu, in_clipboard, last_answer, say, words
 from playwright.sync_api import Page, expect
 from served import Server
 
@@ -73,7 +73,7 @@ def test_copying_by_keyboard(server: Server, open_page: OpenPage) -> None:
 
 def test_the_list_of_shortcuts_names_them_all(server: Server, open_page: OpenPage) -> None:
     page = open_page(server.url)
-    page.get_by_role("button", name="Keyboard shortcuts").click()
+    from_menu(page, "Keyboard shortcuts")
     dialog = page.get_by_role("dialog", name="Keyboard shortcuts")
     listed = dict(zip(dialog.locator("dt").all_text_contents(), dialog.locator("dd").all(), strict=True))
     keys = {name: " ".join(line.locator("kbd").all_text_contents()) for name, line in listed.items()}

@@ -4,10 +4,12 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from chatting import ask, last_answer
+from chatting import PHONE, ask, from_menu, last_answer
 from listing import choose, link, search, stored
+from looks import WIDE, open_list, say
 from playwright.sync_api import Locator, Page, expect
 from served import Server
 
@@ -129,8 +131,8 @@ def test_a_temporary_chat_leaves_nothing(server: Server, open_page: OpenPage) ->
 
 
 def open_data(page: Page) -> Locator:
-    page.get_by_role("button", name="Import and export").click()
-    return page.get_by_role("dialog", name="Import and export")
+    from_menu(page, "Your data")
+    return page.get_by_role("dialog", name="Your data")
 
 
 def test_export_and_import(
@@ -185,3 +187,33 @@ def test_what_cannot_be_imported_is_explained(
     expect(dialog.get_by_role("status")).to_contain_text(says)
     expect(dialog.get_by_role("button", name="Choose a file")).to_be_enabled()
     expect(page.get_by_text("Your conversations will be listed here.")).to_be_attached()
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_all_conversations_are_deleted_after_a_question(
+    server: Server, open_page: OpenPage, size: dict[str, Any]
+) -> None:
+    stored(server, {"One": 0, "Two": 1, "Three": 40}, pinned=("Two",))
+    page = open_page(server.url, **size)
+    server.backend.hold_after = 1
+    say(page, "A fourth")
+    expect(last_answer(page)).to_have_text("Yes,")
+    open_list(page)
+    dialog = open_data(page)
+    dialog.get_by_role("button", name="Delete all…").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("Delete all 4 conversations? 1 of them is pinned.")
+    expect(dialog.get_by_role("alert")).to_contain_text("This cannot be undone.")
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog.get_by_role("button", name="Delete all…")).to_be_focused()
+    dialog.get_by_role("button", name="Delete all…").click()
+    dialog.get_by_role("button", name="Delete all 4").click()
+    expect(dialog.get_by_role("status")).to_have_text("4 conversations were deleted.")
+    expect(dialog.get_by_role("button", name="Delete all…")).to_be_focused()
+    dialog.get_by_role("button", name="Delete all…").click()
+    expect(dialog.get_by_role("status")).to_have_text("There are no conversations to delete.")
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(f"{server.url}/")
+    expect(page.get_by_text("Your conversations will be listed here.")).to_be_attached()
+    expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible()
+    assert server.backend.running == set()

@@ -1,10 +1,13 @@
 """An answer as it grows in Chromium: what is rendered again, what is loaded when, what is heard."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from chatting import ask, box, finished, last_answer, say, words
-from playwright.sync_api import Page, expect
+from chatting import PHONE, answers, ask, box, finished, last_answer, say, words
+from looks import WIDE
+from looks import say as send
+from playwright.sync_api import Page, Route, expect
 from scripted import words as tokens
 from served import Server
 
@@ -134,6 +137,85 @@ def test_screen_readers_get_a_short_note_now_and_then(server: Server, open_page:
     expect(line).to_have_text("Still answering, 3 words so far")
     server.backend.hold_after = None
     expect(line).to_have_text("Answer complete")
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_the_way_to_the_end_covers_nothing(server: Server, open_page: OpenPage, size: dict[str, Any]) -> None:
+    server.backend.reply = "\n\n".join(f"Paragraph {n}. {words(30)}" for n in range(30))
+    page = open_page(server.url, **size)
+    send(page, "Tell me more")
+    finished(page)
+    scroller, jump = page.locator(".scroller"), page.get_by_role("button", name="Jump to latest")
+    expect(jump).to_have_count(0)
+    scroller.evaluate("(box) => box.scrollTo(0, 300)")
+    expect(jump).to_be_in_viewport(ratio=1)
+    assert scroller.evaluate("(box) => box.scrollTop") == 300, "nothing that is read moves"
+    text, button = scroller.bounding_box(), jump.bounding_box()
+    assert text and button and text["y"] + text["height"] <= button["y"]
+    composer = page.locator(".composer").bounding_box()
+    assert composer and button["y"] + button["height"] <= composer["y"]
+    jump.click()
+    expect(jump).to_have_count(0)
+    expect(answers(page).locator("footer")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_an_example_leaves_a_draft_alone(server: Server, open_page: OpenPage, size: dict[str, Any]) -> None:
+    page = open_page(server.url, **size)
+    box(page).fill("Dear Anna,")
+    page.get_by_role("button", name="Advise").click()
+    finished(page)
+    expect(page.locator("article.question")).to_contain_text("three tips")
+    expect(box(page)).to_have_value("Dear Anna,")
+    page.reload()
+    expect(box(page)).to_have_value("Dear Anna,")
+    page.goto(server.url)
+    expect(box(page)).to_have_value("")
+    page.get_by_role("button", name="Explain").click()
+    finished(page)
+    expect(box(page)).to_have_value("")
+
+
+def test_what_was_sent_is_no_draft_wherever_one_is_by_then(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url)
+    ask(page, "First")
+    page.get_by_role("button", name="New chat").click()
+    waiting: list[Route] = []
+    page.route("**/web/messages", lambda route: waiting.append(route))
+    box(page).press_sequentially("Second")
+    box(page).press("Enter")
+    page.get_by_role("link", name="First").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("First")
+    waiting[0].continue_()
+    expect(page.get_by_role("link", name="Second")).to_be_visible()
+    page.get_by_role("button", name="New chat").click()
+    expect(box(page)).to_have_value("")
+
+
+ARABIC = "ما هي عاصمة فرنسا؟"
+MIXED = "باريس هي العاصمة.\n\n- أولا\n- ثانيا\n\nIn English.\n\n> اقتباس\n\n```\nx = 1\n```"
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_text_runs_as_its_language_does(server: Server, open_page: OpenPage, size: dict[str, Any]) -> None:
+    server.backend.reply = MIXED
+    page = open_page(server.url, **size)
+    box(page).fill(ARABIC)
+    expect(box(page)).to_have_css("direction", "rtl")
+    send(page, ARABIC)
+    finished(page)
+    expect(box(page)).to_have_css("direction", "ltr")
+    expect(page.locator(".bubble")).to_have_css("direction", "rtl")
+    for part, direction in (
+        ("p >> nth=0", "rtl"),
+        ("li >> nth=0", "rtl"),
+        ("p >> nth=1", "ltr"),
+        ("blockquote", "rtl"),
+        ("figure.code", "ltr"),
+    ):
+        expect(last_answer(page).locator(part)).to_have_css("direction", direction)
+    expect(last_answer(page).locator("ul")).to_have_css("padding-right", "24px")  # its dots have room
+    expect(page.locator("#title span")).to_have_css("direction", "rtl")
 
 
 def test_drafts_are_kept_per_conversation(server: Server, open_page: OpenPage) -> None:

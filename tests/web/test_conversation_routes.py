@@ -330,3 +330,32 @@ def test_a_locked_database_is_a_sentence(
     assert client.post("/web/import", json=document).json()["imported"] == 1
     answered(client, "Hi")
     assert client.get("/web/session").json()["problem"] is None
+
+
+def test_all_are_deleted_at_once_but_those_of_others_and_temporary_ones(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(WebSettings(undo_seconds=0.01), api_keys=KEYS)
+    ann, bob = (
+        httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"}) for key in KEYS.values()
+    )
+    with ann, bob:
+        pinned = answered(ann, "One")["conversation"]["id"]
+        ann.patch(f"/web/conversations/{pinned}", json={"pinned": True})
+        answered(ann, "Two")
+        kept = ask(ann, "Three", temporary=True)["conversation"]["id"]
+        answered(bob, "Mine")
+        server.backend.hold_after = 1
+        ask(ann, "Four")
+        assert ann.get("/web/conversations/count").json() == {"conversations": 3, "pinned": 1}
+        assert ann.delete("/web/conversations").json() == {"deleted": 3}
+        assert server.backend.running == set()
+        assert ann.get("/web/conversations/count").json() == {"conversations": 0, "pinned": 0}
+        assert ann.get("/web/conversations").json() == {"pinned": [], "conversations": [], "more": False}
+        assert ann.get(f"/web/conversations/{kept}").status_code == 200
+        assert len(bob.get("/web/conversations").json()["conversations"]) == 1
+        assert ann.delete("/web/conversations").json() == {"deleted": 0}
+        path = f"/web/conversations/{pinned}/restore"
+        while ann.post(path).status_code == 200:  # they can be brought back no longer than others
+            ann.delete("/web/conversations")
+            time.sleep(0.02)

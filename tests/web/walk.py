@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 from chatting import PHONE, answers, box, finished, say
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from screenshots import CHROMIUM, FLAGS
 from scripted import ScriptedBackend
 from served import Server
@@ -61,6 +61,13 @@ For $n$ values the range after $k$ steps holds $n / 2^k$ of them, and the search
 
 $$\\frac{n}{2^k} \\le 1 \\quad\\Longleftrightarrow\\quad k \\ge \\log_2 n.$$
 """
+THOUGHTFUL = """<think>
+Ten cents comes to mind first. But then the bat would cost $1.10, and both together $1.20.
+
+Let the ball cost $x$. Then $x + (x + 1) = 1.10$, so $2x = 0.10$.
+</think>
+
+The ball costs **5 cents**, and the bat $1.05."""
 POEM = "  \n".join(
     (
         "Above the pines the path grows thin,",
@@ -94,18 +101,26 @@ class Walk:
 
     def open(self, path: str = "/", **options: Any) -> Page:
         """A page in a window of its own."""
-        size = {"viewport": {"width": 1280, "height": 800}}
+        size = {"viewport": {"width": 1280, "height": 900}}
         context = self._browser.new_context(**(size | options))
         page = context.new_page()
         page.goto(self.server.url + path)
         expect(box(page)).to_be_visible()
         return page
 
-    def shoot(self, page: Page, name: str, *, dialog: str | None = None) -> None:
-        """One picture, once the page has come to rest; with the dialog of that name, or with none."""
-        expect(page.get_by_role("dialog")).to_have_count(0 if dialog is None else 1)
-        if dialog is not None:
-            expect(page.get_by_role("dialog")).to_have_accessible_name(dialog)
+    def shoot(self, page: Page, name: str, *shows: Locator | str) -> None:
+        """One picture, once the page has come to rest, of what it is to show and of nothing else.
+
+        Args:
+            shows: elements that are wholly in it, or the name of the one dialog that is open.
+        """
+        dialogs = [dialog for dialog in shows if isinstance(dialog, str)]
+        expect(page.get_by_role("dialog")).to_have_count(len(dialogs))
+        for shown in shows:
+            if isinstance(shown, str):
+                expect(page.get_by_role("dialog")).to_have_accessible_name(shown)
+                shown = page.get_by_role("dialog")
+            expect(shown).to_be_in_viewport(ratio=0.99)
         page.wait_for_timeout(400)
         if self._png:
             page.screenshot(path=self._folder / f"{name}.png")
@@ -120,15 +135,15 @@ class Walk:
 def first_answer(walk: Walk) -> Page:
     """Open the page, ask by an example, stop, go on, edit, and look at both versions."""
     page = walk.open()
-    walk.shoot(page, "01-open")
+    walk.shoot(page, "01-open", box(page), *page.locator(".examples button").all())
     walk.backend.script, walk.backend.hold_after = [SKY], 34
     page.get_by_role("button", name="Explain").click()
     expect(answers(page)).to_contain_text("Blue light")
     page.mouse.move(640, 640)
-    walk.shoot(page, "02-streaming")
+    walk.shoot(page, "02-streaming", answers(page), page.get_by_role("button", name="Stop"))
     page.get_by_role("button", name="Stop").click()
     expect(answers(page)).to_contain_text("Stopped")
-    walk.shoot(page, "03-stopped")
+    walk.shoot(page, "03-stopped", answers(page), page.get_by_role("button", name="Continue"))
     walk.backend.hold_after = None
     walk.backend.script = [SKY.partition("reaches you from the ")[2]]
     page.get_by_role("button", name="Continue").click()
@@ -137,13 +152,16 @@ def first_answer(walk: Walk) -> Page:
     page.get_by_role("button", name="Edit").click()
     editor = page.locator("article.question textarea")
     editor.fill("Why is the sky blue? Answer for a child of five.")
-    walk.shoot(page, "04-edit")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Why the sky is blue")
+    walk.shoot(page, "04-edit", editor, page.get_by_role("button", name="Save & send"))
     walk.backend.script = [SKY_FOR_A_CHILD]
     editor.press("Enter")
     expect(answers(page)).to_contain_text("pinball")
     finished(page)
     page.locator(".question").hover()
-    walk.shoot(page, "05-versions")
+    versions = page.get_by_role("group", name="Versions")
+    expect(versions).to_contain_text("2/2")
+    walk.shoot(page, "05-versions", versions, answers(page))
     return page
 
 
@@ -155,29 +173,30 @@ def second_conversation(walk: Walk, page: Page) -> None:
     finished(page)
     expect(answers(page).locator(".katex").first).to_be_attached()
     expect(page.get_by_role("link", name="Binary search and its cost")).to_be_visible()
-    page.locator(".scroller").evaluate("(box) => box.scrollTo(0, 0)")
     page.mouse.move(1200, 640)
-    walk.shoot(page, "06-code-and-maths")
+    shown = [answers(page).locator(part) for part in ("table", ".katex-display", "footer")]
+    walk.shoot(page, "06-code-and-maths", *shown, page.get_by_role("meter"))
     earlier(walk)
     page.reload()
     row = page.get_by_role("link", name="Packing list for a hut tour")
     row.hover()
     page.get_by_role("button", name="Options for “Packing list for a hut tour”").click()
-    walk.shoot(page, "07-menu")
+    walk.shoot(page, "07-menu", *page.get_by_role("menuitem").all())
     page.get_by_role("menuitem", name="Pin").click()
     expect(page.get_by_role("heading", name="Pinned")).to_be_visible()
     page.get_by_role("button", name="Options for “Names for a hiking club”").click()
     page.get_by_role("menuitem", name="Rename").click()
-    page.get_by_role("textbox", name="New title").fill("The Ridge Ramblers")
-    walk.shoot(page, "08-rename")
+    field = page.get_by_role("textbox", name="New title")
+    field.fill("The Ridge Ramblers")
+    page.mouse.move(1200, 640)
+    walk.shoot(page, "08-rename", field)
     page.keyboard.press("Enter")
     page.keyboard.press("Control+k")
     page.get_by_role("combobox").fill("light")
     expect(page.locator("mark").first).to_be_visible()
-    walk.shoot(page, "09-search", dialog="Search conversations")
+    walk.shoot(page, "09-search", "Search conversations", page.locator("mark").first)
     page.keyboard.press("Enter")
-    expect(page.locator(".found")).to_be_visible()
-    walk.shoot(page, "10-found")
+    walk.shoot(page, "10-found", page.locator(".found"))
     page.get_by_role("link", name="Binary search and its cost").click()
     expect(answers(page).locator(".katex").first).to_be_attached()
 
@@ -185,18 +204,21 @@ def second_conversation(walk: Walk, page: Page) -> None:
 def finer_points(walk: Walk, page: Page) -> None:
     """Settings, shortcuts, files, a temporary chat, and a full server."""
     page.get_by_role("button", name="Model:").click()
-    walk.shoot(page, "11-models")
+    walk.shoot(page, "11-models", *page.get_by_role("menuitemradio").all())
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Settings of this chat").click()
     page.get_by_label("System prompt").fill("You help with Python 3.12. Show types, and keep it short.")
     page.get_by_label("Temperature").fill("0.2")
-    walk.shoot(page, "12-settings", dialog="Settings of this chat")
+    walk.shoot(page, "12-settings", "Settings of this chat", page.get_by_role("button", name="Save"))
     page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.keyboard.press("Control+/")
-    walk.shoot(page, "13-shortcuts", dialog="Keyboard shortcuts")
+    walk.shoot(page, "13-shortcuts", "Keyboard shortcuts", *page.locator("dialog kbd").all())
     page.keyboard.press("Escape")
-    page.get_by_role("button", name="Import and export").click()
-    walk.shoot(page, "14-import-and-export", dialog="Import and export")
+    page.get_by_role("button", name="Menu", exact=True).click()
+    walk.shoot(page, "14-menu-of-the-page", *page.get_by_role("menu").get_by_role("menuitem").all())
+    page.get_by_role("menuitem", name="Your data").click()
+    walk.shoot(page, "15-your-data", "Your data", page.get_by_role("button", name="Delete all…"))
     page.keyboard.press("Escape")
     page.get_by_role("button", name="New chat").click()
     page.get_by_role("button", name="Temporary chat").click()
@@ -204,37 +226,63 @@ def finer_points(walk: Walk, page: Page) -> None:
     say(page, "Four lines about a walk along a ridge, please.")
     finished(page)
     page.mouse.move(1200, 640)
-    walk.shoot(page, "15-temporary")
+    walk.shoot(page, "16-temporary", page.get_by_role("note"), answers(page))
     page.get_by_role("button", name="New chat").click()
     full = Refusal("at_capacity", "All replicas are full.", retry_after_seconds=20.0)
     walk.backend.script = [full]
     say(page, "Plan a weekend in the mountains for four people.")
     expect(page.get_by_role("alert")).to_contain_text("We are at capacity")
     page.mouse.move(1200, 640)
-    walk.shoot(page, "16-at-capacity")
+    walk.shoot(page, "17-at-capacity", page.get_by_role("alert"))
     page.get_by_role("button", name="Don’t wait").click()
 
 
+def thinking(walk: Walk, page: Page) -> None:
+    """A model that thinks aloud, and what it thought."""
+    page.get_by_role("button", name="New chat").first.click()
+    page.get_by_role("button", name="Model:").click()
+    page.get_by_role("menuitemradio", name="qwen3").click()
+    walk.backend.script, walk.backend.title = [THOUGHTFUL], "Bat and ball"
+    say(page, "A bat and a ball cost $1.10. The bat costs one dollar more than the ball. And the ball?")
+    finished(page)
+    expect(page.get_by_role("link", name="Bat and ball")).to_be_visible()
+    page.get_by_text("Thoughts").click()
+    page.mouse.move(1200, 640)
+    walk.shoot(page, "18-thoughts", page.locator("details"), answers(page))
+
+
 def other_screens(walk: Walk, page: Page) -> None:
-    """The same on a phone and in the dark."""
+    """The same in the dark, on a phone, and before one is signed in."""
     page.get_by_role("link", name="Binary search and its cost").click()
     expect(answers(page).locator(".katex").first).to_be_attached()
     address = page.url.removeprefix(walk.server.url)
     page.context.close()
     dark = walk.open(address, color_scheme="dark")
-    expect(answers(dark).locator(".katex").first).to_be_attached()
-    dark.locator(".scroller").evaluate("(box) => box.scrollTo(0, 0)")
-    walk.shoot(dark, "17-dark")
-    dark.context.close()
-    for number, scheme in (("18", "light"), ("19", "dark")):
-        phone = walk.open(address, color_scheme=scheme, device_scale_factor=2, **PHONE)
-        if scheme == "light":
-            expect(answers(phone).locator(".katex").first).to_be_attached()
-            phone.locator(".scroller").evaluate("(box) => box.scrollTo(0, 0)")
-        else:
-            phone.get_by_role("button", name="Show conversations").tap()
-        walk.shoot(phone, f"{number}-phone-{'list' if scheme == 'dark' else 'answer'}")
-        phone.context.close()
+    at_the_end(walk, dark, "19-dark")
+    phone = walk.open(address, device_scale_factor=2, **PHONE)
+    at_the_end(walk, phone, "20-phone-answer")
+    phone = walk.open(address, color_scheme="dark", device_scale_factor=2, **PHONE)
+    phone.get_by_role("button", name="Show conversations").tap()
+    walk.shoot(phone, "21-phone-list", phone.get_by_role("navigation"))
+    phone.context.close()
+
+
+def at_the_end(walk: Walk, page: Page, name: str) -> None:
+    """The end of an answer with a formula."""
+    walk.shoot(page, name, answers(page).locator(".katex-display"), answers(page).locator("footer"))
+    page.context.close()
+
+
+def signing_in(walk: Walk) -> None:
+    """What those see whom the server asks for a key."""
+    page = walk.open()
+    answer = {"error": {"code": "invalid_api_key", "message": "No."}}
+    page.route("**/web/session", lambda route: route.fulfill(status=401, json=answer))
+    page.reload()
+    page.get_by_label("API key").fill("a key of forty characters, more or less.")
+    page.get_by_label("Stay signed in").check()
+    walk.shoot(page, "22-sign-in", page.get_by_role("button", name="Continue"))
+    page.context.close()
 
 
 def earlier(walk: Walk) -> None:
@@ -258,6 +306,30 @@ def earlier(walk: Walk) -> None:
     httpx.post(f"{walk.server.url}/web/import", json=document).raise_for_status()
 
 
+def take(browser: Browser, folder: Path, *, png: bool = False) -> None:
+    """All pictures, from a server that begins anew."""
+    backend = ScriptedBackend()
+    backend.delay_seconds = SECONDS_PER_TOKEN
+    backend.title = "Why the sky is blue"
+    backend.infos = [
+        ModelInfo("smollm2-1.7b", 1, 8192, 100, 1_711_000_000),
+        ModelInfo("qwen3-8b", 1, 32_768, 100, 8_190_000_000),
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        server = Server(backend, Path(scratch) / "walk.db", WebSettings())
+        server.start()
+        try:
+            walk = Walk(server, browser, folder, png)
+            page = first_answer(walk)
+            second_conversation(walk, page)
+            finer_points(walk, page)
+            thinking(walk, page)
+            other_screens(walk, page)
+            signing_in(walk)
+        finally:
+            server.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -266,26 +338,10 @@ def main() -> None:
     parser.add_argument("--png", action="store_true", help="PNG instead of WebP")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    backend = ScriptedBackend()
-    backend.delay_seconds = SECONDS_PER_TOKEN
-    backend.title = "Why the sky is blue"
-    backend.infos = [
-        ModelInfo("smollm2-1.7b", 1, 8192, 100, 1_711_000_000),
-        ModelInfo("qwen3-8b", 1, 32_768, 100, 8_190_000_000),
-    ]
-    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
-        server = Server(backend, Path(scratch) / "walk.db", WebSettings())
-        server.start()
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        try:
-            walk = Walk(server, browser, options.folder, options.png)
-            page = first_answer(walk)
-            second_conversation(walk, page)
-            finer_points(walk, page)
-            other_screens(walk, page)
-        finally:
-            browser.close()
-            server.stop()
+        take(browser, options.folder, png=options.png)
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -165,6 +165,12 @@ class Store:
         async with self._transaction(writes=True) as connection:
             return (await connection.execute(change)).rowcount > 0
 
+    async def hide_all(self, tenant: str, deleted_ms: int) -> int:
+        """Hide all conversations of a tenant; how many."""
+        change = update(conversations).where(*_listed(tenant)).values(deleted_ms=deleted_ms)
+        async with self._transaction(writes=True) as connection:
+            return (await connection.execute(change)).rowcount
+
     async def purge_deleted(self, until_ms: int) -> int:
         """Erase conversations hidden at or before a time, with their messages; how many."""
         change = delete(conversations).where(conversations.c.deleted_ms <= until_ms)

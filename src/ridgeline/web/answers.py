@@ -22,7 +22,7 @@ from ridgeline.web.rules import (
     sampling_of,
 )
 from ridgeline.web.settings import WebSettings
-from ridgeline.web.temporary import new_temporary_id
+from ridgeline.web.temporary import is_temporary, new_temporary_id
 from ridgeline.web.titles import Titles, title_of
 
 
@@ -163,6 +163,11 @@ class Answers:
         jobs = [job for job in self._jobs.values() if job.conversation_id == conversation_id]
         await self._end(jobs, "stopped")
         await self._titles.cancel(conversation_id)
+
+    async def stop_all(self, tenant: str) -> None:
+        """The same in all conversations of a tenant but the temporary ones."""
+        mine = {job.conversation_id for job in self._jobs.values() if job.tenant == tenant}
+        await asyncio.gather(*(self.stop_conversation(name) for name in mine if not is_temporary(name)))
 
     async def close(self) -> None:
         """End everything, because the server stops."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ridgeline.protocol import Backend, Message, ModelInfo, Refusal
 from ridgeline.store.records import Conversation, StoredMessage
+from ridgeline.web.thoughts import spoken
 
 # When the window must move it moves further than needed. A window that moved at every turn would
 # change the beginning of every prompt, and no cached prefix could ever be used again.
@@ -103,9 +104,14 @@ async def window_of(
 def shown(path: Sequence[StoredMessage], first: int, system_prompt: str = "") -> tuple[Message, ...]:
     """What the model gets: the system prompt, and the messages from position `first` on.
 
-    Empty answers are left out.
+    Empty answers are left out, and what was thought before one; but for an answer at the end, which is
+    to be gone on with.
     """
     system = (Message("system", system_prompt),) if system_prompt else ()
+    texts = [spoken(row.content) if row.role == "assistant" else row.content for row in path[:-1]]
+    texts += [row.content for row in path[-1:]]
     return system + tuple(
-        Message(row.role, row.content) for row in path if row.position >= first and row.content
+        Message(row.role, text)
+        for row, text in zip(path, texts, strict=True)
+        if row.position >= first and text
     )

@@ -61,6 +61,25 @@ async def search(http: Request, tenant: Tenant) -> Response:
     return json_response({"results": [hit_json(hit) for hit in hits], "more": more})
 
 
+@router.get("/conversations/count")
+async def count(http: Request, tenant: Tenant) -> Response:
+    """How many there are to lose, before all are deleted."""
+    found = site_of(http).conversations
+    return json_response(
+        {"conversations": await found.count(tenant), "pinned": await found.count_pinned(tenant)}
+    )
+
+
+@router.delete("/conversations")
+async def delete_all(http: Request, tenant: Tenant) -> Response:
+    """Delete all conversations, and erase them; temporary ones go by themselves."""
+    site = site_of(http)
+    await site.answers.stop_all(tenant)
+    deleted = await site.conversations.delete_all(tenant)
+    site.purge_later()
+    return json_response({"deleted": deleted})
+
+
 @router.get("/conversations/{conversation_id}")
 async def conversation(http: Request, tenant: Tenant, conversation_id: str) -> Response:
     """A conversation with the whole tree of its messages; one being written is as it stands now."""

@@ -252,6 +252,22 @@ class Conversations:
                 conversation.tenant, conversation.id, lambda found: replace(found, deleted_ms=deleted_ms)
             )
 
+    async def delete_all(self, tenant: str) -> int:
+        """Hide all of a tenant's conversations but the temporary ones; how many.
+
+        Raises:
+            StoreError: the database failed; all are still there.
+        """
+        deleted_ms = now_ms()
+        async with self._one_writer:
+            await self._write()
+            hidden = await self._store.hide_all(tenant, deleted_ms)
+            for name, row in self._unsaved_conversations.items():
+                if row.tenant == tenant and row.deleted_ms is None:
+                    self._unsaved_conversations[name] = replace(row, deleted_ms=deleted_ms)
+                    hidden += 1
+            return hidden
+
     async def restore(self, tenant: str, conversation_id: str) -> bool:
         """Bring a deleted conversation back; False where there is none any more."""
         async with self._one_writer:

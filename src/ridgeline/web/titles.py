@@ -17,6 +17,7 @@ from ridgeline.web.conversations import Conversations
 from ridgeline.web.job import Job
 from ridgeline.web.settings import WebSettings
 from ridgeline.web.temporary import is_temporary
+from ridgeline.web.thoughts import NO_THOUGHTS, spoken
 
 log = logging.getLogger("ridgeline.web")
 
@@ -43,7 +44,7 @@ class Titles:
     def consider(self, job: Job) -> None:
         """Begin a title where an answer has just become complete; may be one too many, never blocks."""
         name = job.conversation_id
-        wanted = job.row.status == "complete" and job.row.content and not is_temporary(name)
+        wanted = job.row.status == "complete" and spoken(job.row.content) and not is_temporary(name)
         if self._closed or not wanted or name in self._tasks:
             return
         task = asyncio.create_task(self._make(job), name=f"title of {name}")
@@ -92,13 +93,19 @@ class Titles:
         """What the model says, and whether it came to its end.
 
         The prompt is the conversation itself with one turn more, so what it has in the cache is used.
+        A model that thought before it answered is told that it has done so.
         """
         answer = next(row for row in rows if row.id == job.message_id)
-        turns = shown(path_to(rows, answer), answer.context_from, conversation.settings.system_prompt)
+        said = replace(answer, content=spoken(answer.content))
+        thinks = said.content != answer.content
+        path = [*path_to(rows, answer)[:-1], said]
+        turns = shown(path, answer.context_from, conversation.settings.system_prompt)
+        begun = (Message("assistant", NO_THOUGHTS),) if thinks else ()
         request = Request(
             id=f"title-{uuid.uuid4().hex}",
             model=answer.model,
-            messages=(*turns, Message("user", _WISH)),
+            messages=(*turns, Message("user", _WISH), *begun),
+            continue_final_message=thinks,
             sampling=Sampling(temperature=0.0),
             stopping=Stopping(max_tokens=_TOKENS),
             priority=PRIORITY_BATCH,
@@ -129,10 +136,13 @@ def clean_title(text: str, complete: bool) -> str | None:
     """A title out of what a model said; None where there is none that could be shown.
 
     Args:
-        text: its answer; what counts is the first line that is not empty.
+        text: its answer; what counts is the first line that is not empty, or the one after it where it
+            announces what follows.
         complete: whether the answer came to its own end.
     """
     lines = [line for line in text.splitlines() if line.strip()]
+    if lines and lines[0].strip(_WRAPPING).endswith(":"):
+        del lines[0]
     if not lines or (len(lines) == 1 and not complete):
         return None
     words = " ".join("".join(c if c.isprintable() else " " for c in lines[0]).split())

@@ -1,7 +1,7 @@
 // Asking, asking otherwise, having another answer, stopping one, and passing between versions.
 import { call } from './api.js';
 import { newestLeaf } from './branches.js';
-import { saveDraft } from './drafts.js';
+import { dropDraft, saveDraft } from './drafts.js';
 import { cancelRetry, fail, handled, tell } from './errors.js';
 import { finish, follow, stopWaiting } from './following.js';
 import { batch } from './lib.js';
@@ -9,18 +9,27 @@ import { listed } from './list.js';
 import { present } from './shown.js';
 import * as state from './state.js';
 
-export async function send(content = state.draft.value) {
+export async function send() {
   const thread = state.thread.value;
-  state.draft.value = content;
-  await post(thread, content, thread ? { parent_id: thread.last?.id ?? null } : beginning(), () => send());
+  const place = thread ? { parent_id: thread.last?.id ?? null } : beginning();
+  await post(thread, state.draft.value, place, () => send(), '');
+}
+
+// One of the prompts that are offered; what somebody is writing meanwhile stays in the box.
+export async function sendExample(prompt) {
+  if (!state.draft.value.trim()) {
+    state.draft.value = prompt;
+    await send();
+  } else await post(null, prompt, beginning(), () => sendExample(prompt), state.draft.value);
 }
 
 // A message asked otherwise: a new version beside it. True if the server has taken it.
 export function edit(thread, message, content) {
-  return post(thread, content, { parent_id: message.parentId }, null);
+  return post(thread, content, { parent_id: message.parentId }, null, null);
 }
 
-async function post(thread, content, place, retry) {
+// `rest`: what stays in the box once the message has been taken; null where it has not come from there.
+async function post(thread, content, place, retry, rest) {
   if (state.sending.value || state.answering.value || !content.trim()) return false;
   cancelRetry();
   state.sending.value = true;
@@ -31,7 +40,7 @@ async function post(thread, content, place, retry) {
       model: state.model.value,
       ...place,
     });
-    arrived(thread, answer, retry !== null);
+    arrived(thread, answer, rest);
     return true;
   } catch (error) {
     if (!handled(error)) fail(error, retry);
@@ -50,19 +59,21 @@ function beginning() {
   };
 }
 
-function arrived(before, { conversation, question, answer }, fromBox) {
+function arrived(before, { conversation, question, answer }, rest) {
   const thread = before ?? new state.Thread(conversation, []);
   const message = new state.Message(answer);
   const here = state.thread.value === before;
   batch(() => {
     grow(thread, conversation, [new state.Message(question), message]);
+    if (rest === '' || (rest && here)) dropDraft(before?.id);
     if (!here) return;
-    if (fromBox) saveDraft('');
     state.notice.value = null;
     state.pickedModel.value = null;
-    if (before) return;
-    history.replaceState(null, '', `/c/${thread.id}`);
-    present(thread);
+    if (!before) {
+      history.replaceState(null, '', `/c/${thread.id}`);
+      present(thread);
+    }
+    if (rest !== null) saveDraft(rest);
   });
   follow(thread, message);
 }

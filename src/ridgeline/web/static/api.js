@@ -5,20 +5,47 @@ let key = read();
 
 function read() {
   try {
-    return sessionStorage.getItem(KEY);
+    return sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY);
   } catch {
     return null; // storage may be forbidden; the key then lasts until the next load
   }
 }
 
+export const hasKey = () => Boolean(key);
+
 export function setKey(value) {
   key = value;
+}
+
+// Keeps the key for as long as this tab lives, or on this device for all of the browser's tabs.
+export function keepKey(onDevice) {
   try {
-    if (value) sessionStorage.setItem(KEY, value);
-    else sessionStorage.removeItem(KEY);
+    sessionStorage.removeItem(KEY);
+    localStorage.removeItem(KEY);
+    (onDevice ? localStorage : sessionStorage).setItem(KEY, key);
   } catch {
     // kept in memory only
   }
+}
+
+// Nothing of whoever was signed in stays behind in this tab, drafts included.
+export function forgetKey() {
+  key = null;
+  try {
+    sessionStorage.clear();
+    localStorage.removeItem(KEY);
+  } catch {
+    // there was nothing
+  }
+}
+
+// Calls `came` with a key that another tab keeps on this device, and `went` when it forgets ours.
+export function onKeyElsewhere(came, went) {
+  addEventListener('storage', (event) => {
+    if (event.key !== KEY || event.storageArea !== localStorage) return;
+    if (event.newValue) came(event.newValue);
+    else if (event.oldValue === key) went();
+  });
 }
 
 export class ApiError extends Error {

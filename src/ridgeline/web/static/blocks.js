@@ -15,7 +15,7 @@ export class Block extends Component {
 
   render({ block }) {
     if (block.kind === 'code') return html`<${Code} block=${block} />`;
-    if (block.kind === 'plain') return html`<p class="raw">${block.text}</p>`;
+    if (block.kind === 'plain') return html`<p class="raw" dir="auto">${block.text}</p>`;
     return html`<${Html} block=${block} />`;
   }
 }
@@ -47,7 +47,7 @@ class Html extends Component {
   }
 
   render() {
-    return html`<div class="block" ref=${this.place}></div>`;
+    return html`<div class="block" dir="auto" ref=${this.place}></div>`;
   }
 }
 
@@ -109,7 +109,7 @@ class Code extends Component {
 
   render({ block }) {
     return html`
-      <figure class="code">
+      <figure class="code" dir="ltr">
         <figcaption>
           <span>${block.language || text.code}</span>
           <${CopyButton} label=${text.copyCode} value=${() => this.props.block.text} />

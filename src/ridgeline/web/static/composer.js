@@ -53,6 +53,7 @@ export function Composer() {
           id="message"
           ref=${box}
           rows="1"
+          dir="auto"
           value=${value}
           placeholder=${text.placeholder}
           readonly=${sending.value}

@@ -1,5 +1,5 @@
 // Conversations: the list, opening one, changing it, deleting it and bringing it back.
-import { ApiError, call, setKey } from './api.js';
+import { ApiError, call, forgetKey, keepKey, onKeyElsewhere, setKey } from './api.js';
 import { handled, showProblem, showToast, tell } from './errors.js';
 import { forget, resume } from './following.js';
 import { batch } from './lib.js';
@@ -11,6 +11,7 @@ import { explain, text } from './text.js';
 
 export async function start() {
   window.addEventListener('popstate', () => openFromAddress());
+  onKeyElsewhere((key) => state.phase.value === 'login' && login(key), signOut);
   await connect();
 }
 
@@ -28,14 +29,22 @@ export async function connect() {
   }
 }
 
-export async function login(key) {
+// `keep`: undefined where the key is kept already, else whether to keep it on this device.
+export async function login(key, keep) {
   setKey(key.trim());
   state.loginFailed.value = false;
   await connect();
   if (state.phase.value === 'login') {
     setKey(null);
     state.loginFailed.value = true;
-  }
+  } else if (keep !== undefined) keepKey(keep);
+}
+
+// The page is loaded anew: nothing that was on it stays.
+export function signOut() {
+  forgetKey();
+  state.phase.value = 'login'; // should the way back lead to this page as it was
+  location.replace('/');
 }
 
 // An error in what was done to the list; there is no message box that it belongs to.
@@ -177,6 +186,16 @@ export async function remove(conversation) {
     seconds: Math.min(10, state.session.value.undo_seconds),
   });
   return undefined;
+}
+
+// Temporary chats go by themselves.
+export async function removeAll() {
+  const { deleted } = await call('DELETE', '/web/conversations');
+  const stays = (thread) => thread.conversation.value.temporary;
+  for (const thread of state.live.value.values()) if (!stays(thread)) forget(thread.id);
+  if (state.thread.value && !stays(state.thread.value)) newChat();
+  await refreshConversations();
+  return deleted;
 }
 
 async function restore(conversation) {

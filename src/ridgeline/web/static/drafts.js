@@ -3,8 +3,8 @@ import * as state from './state.js';
 
 const DRAFT = 'ridgeline.draft';
 
-function key() {
-  return `${DRAFT}:${state.thread.value?.id ?? 'new'}`;
+function key(id = state.thread.value?.id) {
+  return `${DRAFT}:${id ?? 'new'}`;
 }
 
 export function saveDraft(value) {
@@ -22,5 +22,14 @@ export function loadDraft() {
     return sessionStorage.getItem(key()) ?? '';
   } catch {
     return '';
+  }
+}
+
+// Of a conversation that need not be the open one; without an id, of the chat to begin.
+export function dropDraft(id) {
+  try {
+    sessionStorage.removeItem(key(id ?? null));
+  } catch {
+    // it was not there
   }
 }

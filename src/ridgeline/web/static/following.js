@@ -26,7 +26,7 @@ export async function follow(thread, message) {
   followers.set(message.id, control);
   state.live.value = new Map(state.live.value).set(thread.id, thread);
   say(thread, text.status.started);
-  const notes = setInterval(() => say(thread, text.status.writing(wordsIn(message.content))), NOTE_MS);
+  const notes = setInterval(() => say(thread, progress(message)), NOTE_MS);
   try {
     await listen(thread, message, control.signal);
   } finally {
@@ -127,6 +127,7 @@ function say(thread, line) {
   if (state.thread.value === thread) state.status.value = line;
 }
 
-function wordsIn(content) {
-  return content.split(/\s+/).filter(Boolean).length;
+function progress({ reply, said }) {
+  if (reply.part.value === 'thinking') return text.status.thinking;
+  return text.status.writing(said.split(/\s+/).filter(Boolean).length);
 }

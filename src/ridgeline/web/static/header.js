@@ -55,7 +55,7 @@ function Title() {
   return html`
     <h1>
       <button type="button" id="title" class="ghost" title=${text.list.renameThis} onClick=${() => setRenaming(true)}>
-        <span>${open.title}</span>
+        <span dir="auto">${open.title}</span>
       </button>
     </h1>
   `;

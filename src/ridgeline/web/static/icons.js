@@ -27,6 +27,10 @@ export const Keys = icon(html`<rect x="3" y="6.5" width="18" height="11" rx="2" 
 export const Sliders = icon(html`<path d="M4 8h8M18 8h2M4 16h2M12 16h8" /><circle cx="15" cy="8" r="2.5" /><circle cx="9" cy="16" r="2.5" />`);
 export const Temporary = icon(html`<path d="M12 4.5a7.5 7.5 0 1 1-3.4 14.2L4.5 20l1.3-4.1A7.5 7.5 0 0 1 12 4.5z" stroke-dasharray="3 2.7" />`);
 export const Chevron = icon(html`<path d="M7 10l5 5 5-5" />`);
+export const Leave = icon(html`<path d="M13 5H6.500v14H13M10.500 12H20M16.500 8.500L20 12l-3.500 3.500" />`);
+export const Screen = icon(html`<rect x="3.5" y="5" width="17" height="11.500" rx="2" /><path d="M9 20h6M12 16.500V20" />`);
+export const Sun = icon(html`<circle cx="12" cy="12" r="3.800" /><path d="M12 3.500v2M12 18.500v2M3.500 12h2M18.500 12h2M6 6l1.400 1.400M16.600 16.600L18 18M18 6l-1.400 1.400M7.400 16.600L6 18" />`);
+export const Moon = icon(html`<path d="M19.500 14.300A8 8 0 0 1 9.700 4.500a8 8 0 1 0 9.800 9.800z" />`);
 export const Panel = icon(html`<rect x="3.5" y="5" width="17" height="14" rx="2.5" /><path d="M9.5 5v14" />`);
 
 export const Left = icon(html`<path d="M14 7l-5 5 5 5" />`);

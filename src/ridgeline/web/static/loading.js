@@ -1,6 +1,13 @@
-// Comes before everything else, and needs nothing else: where a file of the page is missing, since
-// the server has gone meanwhile or serves a newer page, says so and loads the page again.
+// Comes before everything else, and needs nothing else. The colours that were chosen on this device are
+// there before anything is drawn. Where a file of the page is missing, since the server has gone meanwhile
+// or serves a newer page, says so and loads the page again.
 {
+  try {
+    document.documentElement.dataset.appearance = localStorage.getItem('ridgeline.appearance') ?? 'system';
+  } catch {
+    // storage may be forbidden
+  }
+
   const RETRY_MS = 2000;
   const LONGEST_MS = 60_000; // where the server answers and a file is missing all the same
   const RELOADS = 'ridgeline.reloads';

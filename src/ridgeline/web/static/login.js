@@ -20,11 +20,12 @@ export function Loading() {
 
 export function Login() {
   const [key, setKey] = useState('');
+  const [stay, setStay] = useState(false);
   const [busy, setBusy] = useState(false);
   async function onSubmit(event) {
     event.preventDefault();
     setBusy(true);
-    await login(key);
+    await login(key, stay);
     setBusy(false);
   }
   return html`
@@ -46,6 +47,17 @@ export function Login() {
           onInput=${(event) => setKey(event.target.value)}
         />
         <p id="key-error" class="bad" role="alert">${loginFailed.value ? text.login.wrong : ''}</p>
+        <div class="check">
+          <input
+            id="stay"
+            type="checkbox"
+            checked=${stay}
+            aria-describedby="stay-hint"
+            onChange=${(event) => setStay(event.target.checked)}
+          />
+          <label for="stay">${text.login.stay}</label>
+        </div>
+        <p id="stay-hint" class="soft">${text.login.stayHint}</p>
         <button type="submit" class="primary" disabled=${busy || !key.trim()}>${text.login.submit}</button>
       </form>
     </main>

@@ -31,10 +31,33 @@ export function Answer({ thread, message, versions, isLast, outside }) {
 }
 
 function Body({ message, streaming }) {
-  const blocks = message.document.blocks.value;
+  const { thoughts, said, part } = message.reply;
+  const thinking = streaming && part.value === 'thinking';
+  return html`
+    ${thinking || thoughts.blocks.value.length ? html`<${Thoughts} ...${{ thoughts, thinking }} />` : null}
+    ${thinking ? null : html`<${Said} ...${{ said, streaming }} />`}
+  `;
+}
+
+// Closed, while they grow too: what was asked for is what comes after them.
+function Thoughts({ thoughts, thinking }) {
+  return html`
+    <details class="thoughts">
+      <summary>${thinking ? html`${text.thinking}<span class="dot"></span>` : text.thoughts}</summary>
+      <${Blocks} blocks=${thoughts.blocks.value} streaming=${false} />
+    </details>
+  `;
+}
+
+function Said({ said, streaming }) {
+  const blocks = said.blocks.value;
   if (streaming && blocks.length === 0) {
-    return html`<p class="waiting"><span class="offscreen">${text.thinking}</span><i></i><i></i><i></i></p>`;
+    return html`<p class="waiting"><span class="offscreen">${text.waiting}</span><i></i><i></i><i></i></p>`;
   }
+  return html`<${Blocks} ...${{ blocks, streaming }} />`;
+}
+
+function Blocks({ blocks, streaming }) {
   const pages = [];
   for (let at = 0; at < blocks.length; at += PAGE) pages.push(blocks.slice(at, at + PAGE));
   return html`
@@ -89,7 +112,7 @@ function Footer({ thread, message, data, versions, streaming }) {
       ${whole
         ? html`
             <span class="tools">
-              <${CopyButton} label=${text.copyAnswer} value=${() => message.content} quiet />
+              ${message.said ? html`<${CopyButton} label=${text.copyAnswer} value=${() => message.said} quiet />` : null}
               <button
                 type="button"
                 class="ghost small"

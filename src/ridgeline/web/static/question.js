@@ -14,7 +14,7 @@ export function Question({ thread, message, versions, outside }) {
   const open = editing.value === message.id;
   return html`
     <article id=${`message-${message.id}`} class=${outside ? 'question outside' : 'question'} aria-label=${text.you}>
-      ${open ? html`<${Editor} key=${message.id} thread=${thread} message=${message} />` : html`<div class="bubble">${message.content}</div>`}
+      ${open ? html`<${Editor} key=${message.id} thread=${thread} message=${message} />` : html`<div class="bubble" dir="auto">${message.content}</div>`}
       ${open
         ? null
         : html`
@@ -75,6 +75,7 @@ function Editor({ thread, message }) {
       <textarea
         ref=${box}
         rows="1"
+        dir="auto"
         value=${value}
         aria-label=${text.edit.box}
         aria-invalid=${tooLong}

@@ -25,6 +25,8 @@ function mark(row, match) {
   if (!row) return;
   const ranges = rangesOf(row, match);
   const target = ranges[0]?.startContainer.parentElement ?? row;
+  const folded = target.closest('details');
+  if (folded) folded.open = true;
   row.tabIndex = -1;
   row.focus({ preventScroll: true });
   target.scrollIntoView({ block: target.clientHeight > innerHeight / 2 ? 'start' : 'center' });

@@ -129,9 +129,9 @@ function Result({ row, index, chosen, go, setChosen }) {
       onClick=${() => go(row)}
       onPointerMove=${() => chosen || setChosen(index)}
     >
-      <span class="result-title">${snippet && !message ? html`<${Marked} snippet=${snippet} />` : conversation.title}</span>
+      <span class="result-title" dir="auto">${snippet && !message ? html`<${Marked} snippet=${snippet} />` : conversation.title}</span>
       <span class="result-day">${dayOf(conversation.updated_ms)}</span>
-      ${snippet && message ? html`<span class="snippet"><${Marked} snippet=${snippet} /></span>` : null}
+      ${snippet && message ? html`<span class="snippet" dir="auto"><${Marked} snippet=${snippet} /></span>` : null}
     </li>
   `;
 }

@@ -138,6 +138,7 @@ function Prompt({ value, problem, onInput }) {
         id="system_prompt"
         name="system_prompt"
         rows="4"
+        dir="auto"
         autofocus=${focus}
         placeholder=${words.systemPromptExample}
         value=${value}

@@ -21,11 +21,11 @@ async function copyLast(found, done) {
 }
 
 function lastAnswer() {
-  return thread.value?.messages.value.findLast((message) => message.role === 'assistant' && message.content);
+  return thread.value?.messages.value.findLast((message) => message.role === 'assistant' && message.said);
 }
 
 function lastCode() {
-  const blocks = thread.value?.messages.value.flatMap((message) => message.document?.blocks.value ?? []);
+  const blocks = thread.value?.messages.value.flatMap((message) => message.reply?.said.blocks.value ?? []);
   return blocks?.findLast((block) => block.kind === 'code');
 }
 
@@ -34,7 +34,7 @@ const ACTIONS = {
   search: () => toggle('search'),
   list: () => toggleList(),
   focus: () => document.getElementById('message')?.focus(),
-  copyAnswer: () => copyLast(lastAnswer()?.content, words.copiedAnswer),
+  copyAnswer: () => copyLast(lastAnswer()?.said, words.copiedAnswer),
   copyCode: () => copyLast(lastCode()?.text, words.copiedCode),
   settings: () => toggle('settings'),
   shortcuts: () => toggle('shortcuts'),

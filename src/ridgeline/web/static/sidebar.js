@@ -1,16 +1,19 @@
 // The list of conversations; a drawer where the window is narrow.
 import { Component, html, useEffect, useLayoutEffect, useRef, useState } from './lib.js';
-import { newChat, olderConversations, open, remove, rename, setPinned } from './conversations.js';
+import { hasKey } from './api.js';
+import { appearance, CHOICES } from './appearance.js';
+import { newChat, olderConversations, open, remove, rename, setPinned, signOut } from './conversations.js';
 import { exportOne } from './data.js';
 import { openDialog } from './dialog.js';
 import { keepFocus } from './focus.js';
 import { hideList, listShown } from './frame.js';
-import { Dots, Download, Exchange, Keys, Logo, Panel, Pencil, Pin, Plus, Search, Trash } from './icons.js';
+import { Dots, Download, Exchange, Keys, Leave, Logo, Menu, Moon, Panel, Pencil, Pin, Plus, Screen, Search, Sun, Trash } from './icons.js';
 import { hint } from './keys.js';
 import { byDate, today } from './list.js';
 import { MenuButton } from './menu.js';
-import { conversations, live, moreConversations, pinned, thread } from './state.js';
+import { conversations, live, moreConversations, pinned, session, thread } from './state.js';
 import { text, title } from './text.js';
+import { touch } from './typing.js';
 
 export function Sidebar() {
   const shut = !listShown();
@@ -26,11 +29,27 @@ export function Sidebar() {
       </div>
       <${List} />
       <div class="entries foot">
-        <button type="button" class="entry" onClick=${() => openDialog('data')}><${Exchange} />${text.data.name}</button>
-        <button type="button" class="entry keyboard-only" onClick=${() => openDialog('shortcuts')}><${Keys} />${text.keys.name}</button>
+        <${PageMenu} />
       </div>
     </nav>
   `;
+}
+
+function PageMenu() {
+  const choices = CHOICES.map((choice, index) => ({
+    label: text.menu.appearance[choice],
+    icon: [Screen, Sun, Moon][index],
+    checked: appearance.value === choice,
+    run: () => (appearance.value = choice),
+  }));
+  const items = () => [
+    ...choices,
+    null,
+    { label: text.data.name, icon: Exchange, run: () => openDialog('data') },
+    ...(touch.matches ? [] : [{ label: text.keys.name, icon: Keys, run: () => openDialog('shortcuts') }]),
+    ...(hasKey() ? [{ label: text.menu.signOut, detail: text.menu.signedIn(session.value.tenant), icon: Leave, run: signOut }] : []),
+  ];
+  return html`<${MenuButton} kind="entry" label=${text.menu.name} items=${items} align="start"><${Menu} />${text.menu.name}<//>`;
 }
 
 function Hint({ id }) {
@@ -126,7 +145,7 @@ function Entry({ row, current, writing }) {
   }
   return html`
     <li class=${current ? 'current' : ''} ref=${item}>
-      <a href=${`/c/${row.id}`} onClick=${onClick} aria-current=${current ? 'page' : null} title=${row.title}>
+      <a href=${`/c/${row.id}`} dir="auto" onClick=${onClick} aria-current=${current ? 'page' : null} title=${row.title}>
         ${row.title}
         ${writing ? html`<span class="dot"><span class="offscreen">${text.writing}</span></span>` : null}
       </a>
@@ -161,6 +180,7 @@ export function TitleField({ row, done }) {
     <input
       ref=${field}
       class="title-field"
+      dir="auto"
       aria-label=${text.list.titleOf(row.title)}
       maxlength="200"
       autocomplete="off"

@@ -1,7 +1,7 @@
 // What the page knows, as signals; nothing here talks to the server.
 import { computed, signal } from './lib.js';
 import { pathTo, versionsAlong } from './branches.js';
-import { MarkdownDocument } from './document.js';
+import { Reply, spoken } from './thoughts.js';
 
 export const phase = signal('loading'); // loading | login | unreachable | ready
 export const loginFailed = signal(false);
@@ -36,16 +36,21 @@ export class Message {
     this.content = data.content;
     this.lost = signal(false); // the connection, while the answer goes on
     this.retryAt = signal(null);
-    this.document = data.role === 'assistant' ? new MarkdownDocument(data.content, data.status !== 'streaming') : null;
+    this.reply = data.role === 'assistant' ? new Reply(data.content, data.status !== 'streaming') : null;
   }
 
   get streaming() {
     return this.data.value.status === 'streaming';
   }
 
+  // What was said, without the thoughts before it.
+  get said() {
+    return this.reply ? spoken(this.content) : this.content;
+  }
+
   append(piece) {
     this.content += piece;
-    this.document.append(piece);
+    this.reply.append(piece);
   }
 
   // The server's view of the message replaces ours.
@@ -54,8 +59,8 @@ export class Message {
     const whole = data.status !== 'streaming';
     this.content = data.content;
     this.data.value = data;
-    if (same && whole) this.document.finish(data.content);
-    else this.document.replace(data.content, whole);
+    if (same && whole) this.reply.finish(data.content);
+    else this.reply.replace(data.content, whole);
   }
 }
 

@@ -27,13 +27,13 @@ export const text = {
     { title: 'Explain', prompt: 'Why is the sky blue? Answer in three sentences.' },
     { title: 'Write', prompt: 'Write a short poem about a walk along a mountain ridge.' },
     { title: 'Code', prompt: 'Write a Python function that tells whether a word is a palindrome.' },
-    { title: 'Plan', prompt: 'Give me a checklist for a day hike in the mountains.' },
+    { title: 'Advise', prompt: 'Give me three tips for a good night’s sleep.' },
   ],
   placeholder: 'Write a message',
   messageBox: 'Message',
   send: 'Send',
   stop: 'Stop',
-  hint: 'Answers come from a language model and can be wrong.',
+  hint: 'A language model answers, and can be wrong.',
   noModel: 'This server has no model to chat with. Whoever runs it can start one; then load this page again.',
   tooLong: (have, limit) => `${have.toLocaleString()} of at most ${limit.toLocaleString()} characters. Shorten the message to send it.`,
   latest: 'Jump to latest',
@@ -63,7 +63,9 @@ export const text = {
   },
   code: 'text',
   image: (alt) => `Image: ${alt || 'no description'}`,
-  thinking: 'Waiting for the first word',
+  waiting: 'Waiting for the first word',
+  thinking: 'Thinking…',
+  thoughts: 'Thoughts',
   hiddenWhy: 'The conversation is longer than what the model can be shown. It reads from here on; nothing is deleted.',
   hidden: (count) =>
     count === 1
@@ -113,6 +115,12 @@ export const text = {
     gone: 'The temporary chat is gone.',
     tryLater: 'Nothing was changed; try again in a moment.',
   },
+  menu: {
+    name: 'Menu',
+    appearance: { system: 'Colours of the system', light: 'Light colours', dark: 'Dark colours' },
+    signOut: 'Sign out',
+    signedIn: (name) => `Signed in as ${name}`,
+  },
   models: {
     label: (name) => `Model: ${name}`,
     context: (tokens) => `${tokens.toLocaleString()} tokens of context`,
@@ -158,7 +166,7 @@ export const text = {
       `${have.toLocaleString()} of at most ${limit.toLocaleString()} characters. Shorten it to save it.`,
   },
   data: {
-    name: 'Import and export',
+    name: 'Your data',
     exportTitle: 'Export',
     exportBody: 'All your conversations as one JSON file. Temporary chats are not in it.',
     exportAll: 'Export all',
@@ -175,6 +183,19 @@ export const text = {
       ].join(' ').trim(),
     tooLarge: (megabytes) => `This file is too large: at most ${megabytes} MB can be imported.`,
     failed: 'Nothing was imported.',
+    deleteTitle: 'Delete',
+    deleteBody: 'All your conversations, from the server too.',
+    deleteAll: 'Delete all…',
+    nothing: 'There are no conversations to delete.',
+    sure: (count, pinned) =>
+      [
+        count === 1 ? 'Delete your one conversation?' : `Delete all ${count.toLocaleString()} conversations?`,
+        pinned === 0 ? '' : pinned === count ? 'All are pinned.' : `${pinned.toLocaleString()} of them ${pinned === 1 ? 'is' : 'are'} pinned.`,
+        'This cannot be undone.',
+      ].filter(Boolean).join(' '),
+    yes: (count) => (count === 1 ? 'Delete it' : `Delete all ${count.toLocaleString()}`),
+    deleting: 'Deleting…',
+    deleted: (count) => (count === 1 ? '1 conversation was deleted.' : `${count.toLocaleString()} conversations were deleted.`),
   },
   keys: {
     name: 'Keyboard shortcuts',
@@ -198,8 +219,10 @@ export const text = {
   },
   login: {
     title: 'Sign in',
-    body: 'This server asks for an API key. It is kept in this tab until you close it.',
+    body: 'This server asks for an API key.',
     key: 'API key',
+    stay: 'Stay signed in on this device',
+    stayHint: 'Without this, the key is forgotten when you close the tab.',
     submit: 'Continue',
     wrong: 'That is not one of this server’s keys. Check it for missing characters.',
   },
@@ -209,6 +232,7 @@ export const text = {
   },
   status: {
     started: 'Answering',
+    thinking: 'Still thinking',
     writing: (words) => `Still answering, ${words.toLocaleString()} words so far`,
     complete: 'Answer complete',
     stopped: 'Answer stopped; its text is kept',

@@ -1,6 +1,6 @@
 // The messages of the open conversation, or an invitation to begin one.
 import { html, useLayoutEffect, useRef } from './lib.js';
-import { send } from './answers.js';
+import { sendExample } from './answers.js';
 import { newChat } from './conversations.js';
 import { Down, Logo } from './icons.js';
 import { Answer } from './message.js';
@@ -68,7 +68,7 @@ function Empty() {
         ${text.examples.map(
           (example) => html`
             <li>
-              <button type="button" onClick=${() => send(example.prompt)} disabled=${!model.value}>
+              <button type="button" onClick=${() => sendExample(example.prompt)} disabled=${!model.value}>
                 <strong>${example.title}</strong><span>${example.prompt}</span>
               </button>
             </li>
