@@ -185,9 +185,8 @@ class Play:
         while self._coming and self._coming[0][0] <= now:
             seconds, number, conversation, turn, history = heapq.heappop(self._coming)
             asked = conversation.turns[turn]
-            # Nobody else has these: ids from the request's own number.
-            first = 10_000 * (number + 1)
-            prompt = history + tuple(range(first, first + asked.question))
+            # Nobody else begins like this, and every model has these ids.
+            prompt = history + tuple((number * 7919 + i) % 40_000 for i in range(asked.question))
             spec = SequenceSpec(
                 str(number), prompt, Sampling(temperature=0.0, seed=0), max_tokens=asked.answer
             )

@@ -14,6 +14,7 @@ from ridgeline.engine.core.sequence import SequenceSpec
 from ridgeline.engine.executors.clock import VirtualClock
 from ridgeline.engine.executors.simulated import SimulatedExecutor
 from ridgeline.engine.executors.simulated_model import HashModel, extend_hashes
+from ridgeline.engine.meter import CostModel
 from ridgeline.protocol import Refusal, Sampling
 from ridgeline.roofline import HARDWARE, ModelShape
 
@@ -44,7 +45,17 @@ def expected_tokens(spec):
 class Simulation:
     """One engine, stepped by hand. `answers` and `ended` fill as outputs come."""
 
-    def __init__(self, *, blocks=64, max_batch=8, depth=1, max_context_tokens=512, check=True, **limits):
+    def __init__(
+        self,
+        *,
+        blocks=64,
+        max_batch=8,
+        depth=1,
+        max_context_tokens=512,
+        check=True,
+        target_seconds=0.0,
+        **limits,
+    ):
         self.clock = VirtualClock()
         self.executor = SimulatedExecutor(
             SHAPE,
@@ -60,7 +71,13 @@ class Simulation:
             mean_answer_tokens=MEAN_ANSWER_TOKENS,
         )
         self.limits = Limits(**{"max_batch_tokens": 64, "max_waiting": 1000, **limits})
-        self.scheduler = Scheduler(self.executor.geometry, self.limits)
+        self.costs = CostModel(SHAPE, HARDWARE["l40s"], "bfloat16", self.limits.max_batch_tokens)
+        self.scheduler = Scheduler(
+            self.executor.geometry,
+            self.limits,
+            step_time=self.costs.step_time,
+            target_seconds=target_seconds,
+        )
         self.specs = {}
         self.answers = {}
         self.ended = {}
@@ -122,6 +139,8 @@ class Simulation:
             handle = self._in_flight.pop(0)
             result = self.executor.collect(handle)
             self._take(self.scheduler.commit(handle.plan, result, self.clock.now()))
+            work = self.costs.work(handle.plan)
+            self.costs.observe(work, self.costs.cost(work), result.device_seconds)
             self.check()
         self.broken = False
         return True
@@ -161,7 +180,7 @@ class Simulation:
             assert not answer
 
     def _check_plan(self, plan):
-        assert 0 < plan.tokens <= self.limits.max_batch_tokens
+        assert 0 < plan.tokens <= self.scheduler.allowance.tokens <= self.limits.max_batch_tokens
         assert len(plan.rows) <= self.executor.geometry.max_batch
         if not plan.admissions or not self._check:
             return

@@ -1,6 +1,7 @@
 """Steps that keep a target of inter-token latency, by a time that is known here."""
 
 import pytest
+from simulation import Simulation
 
 from ridgeline.engine.core.forecast import prefill_seconds
 from ridgeline.engine.core.limits import Limits
@@ -74,3 +75,22 @@ def test_what_cannot_be_is_refused():
         TargetPace(StepTime(linear, 64), 0.0, LIMITS, 8)
     with pytest.raises(ValueError, match="needs a model of how long steps take"):
         Scheduler(Geometry(64, 16, 1, 8, 512), Limits(max_batch_tokens=64), target_seconds=0.05)
+
+
+def test_forecasts_meet_their_outcomes():
+    simulation = Simulation(blocks=400, max_batch=4, max_batch_tokens=64)
+    for number in range(12):
+        simulation.submit([number + 1] + [(number * i) % 60 for i in range(100)], max_tokens=20)
+        for _ in range(8):
+            simulation.step()
+    simulation.submit([1] + [0 for i in range(100)], max_tokens=5)  # the first one's prompt
+    simulation.run()
+    found = {}
+    for outcome in simulation.scheduler.outcomes:
+        found.setdefault(outcome.what, []).append((outcome.predicted, outcome.outcome))
+    assert {what: len(pairs) for what, pairs in found.items()} == {
+        "wait": 13, "cached_tokens": 13, "time_to_first_token": 13
+    }  # fmt: skip
+    assert found["cached_tokens"][-1] == (96, 96)
+    alone = found["time_to_first_token"][0]
+    assert alone[0] == pytest.approx(alone[1], rel=0.3)

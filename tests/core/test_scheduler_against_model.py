@@ -32,8 +32,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         spare=st.integers(0, 40),
         max_waiting=st.integers(1, 12),
         expected=st.sampled_from([1, 20, 200]),
+        target_seconds=st.sampled_from([0.0, 1e-6, 0.0013, 0.1]),
     )
-    def begin(self, depth, blocks, max_batch, spare, max_waiting, expected):
+    def begin(self, depth, blocks, max_batch, spare, max_waiting, expected, target_seconds):
         self.simulation = Simulation(
             blocks=blocks,
             max_batch=max_batch,
@@ -41,6 +42,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_batch_tokens=max_batch + spare,
             max_waiting=max_waiting,
             expected_output_tokens=expected,
+            target_seconds=target_seconds,
         )
 
     @rule(
