@@ -20,7 +20,7 @@ def test_prompts_beside_answers_are_cut_to_the_target():
     followed, fixed = SHORT.play(TARGET, 1), SHORT.play(Setting(4096, 256), 1)
     assert followed.offered == fixed.offered > 60
     assert followed.goodput > 0.9
-    assert fixed.goodput < 0.7  # a step of 4,096 tokens takes four times the target
+    assert fixed.goodput < followed.goodput - 0.15  # 4,096 tokens take four times the target
     assert followed.prediction_error < 0.1
 
 

@@ -143,3 +143,11 @@ def test_dense_peaks_not_those_with_sparsity():
         peaks = hardware.flops_per_second
         assert peaks["int8"] == pytest.approx(2 * peaks["bfloat16"], rel=0.03)
         assert peaks["bfloat16"] > peaks["float32"]
+
+
+def test_nobody_measured_more_than_the_sheet_says():
+    for hardware in HARDWARE.values():
+        for dtype, measured in hardware.measured_flops_per_second.items():
+            assert 0.5 <= measured / hardware.peak_flops(dtype) < 0.95, (hardware.name, dtype)
+    # The same chip, but for its memory.
+    assert HARDWARE["h100"].measured_flops_per_second["bfloat16"] == 795e12

@@ -91,6 +91,9 @@ class Hardware:
         flops_per_second: dense peak by dtype; a dtype that is missing has no units for it.
         links: to other devices, the host and other nodes.
         efficiency: what an engine reaches of these peaks.
+        measured_flops_per_second: the best that products of matrices were measured to reach, by dtype,
+            beside the sheet; empty where nobody has. Source: "maximum achievable matmul FLOPS" in the
+            Machine Learning Engineering book, its chapter on accelerators.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Hardware:
     flops_per_second: Mapping[str, float]
     links: Links = field(default_factory=Links)
     efficiency: Efficiency = SERVED_BY_VLLM
+    measured_flops_per_second: Mapping[str, float] = field(default_factory=dict)
 
     def peak_flops(self, dtype: str) -> float:
         """Dense peak FLOP/s; raises ValueError naming the dtypes the device computes in."""
@@ -126,6 +130,7 @@ HARDWARE: Mapping[str, Hardware] = {
             bytes_per_second=2.039 * TERA,
             flops_per_second=_peaks(19.5, 312, None, 624),
             links=Links(peer=300 * GIGA, host=31 * GIGA, network=25 * GIGA),
+            measured_flops_per_second={"bfloat16": 271 * TERA},
         ),
         Hardware(
             # NVIDIA H100 SXM5 data sheet: 3.35 TB/s, 1,979 fp8 and int8, 989 bf16 (halves of the
@@ -136,6 +141,7 @@ HARDWARE: Mapping[str, Hardware] = {
             bytes_per_second=3.35 * TERA,
             flops_per_second=_peaks(67, 989, 1979, 1979),
             links=Links(peer=450 * GIGA, host=63 * GIGA, network=50 * GIGA),
+            measured_flops_per_second={"bfloat16": 795 * TERA, "float8": 1403 * TERA},
         ),
         Hardware(
             # NVIDIA H200 SXM data sheet: the H100's chip with 141 GB at 4.8 TB/s.
@@ -144,6 +150,7 @@ HARDWARE: Mapping[str, Hardware] = {
             bytes_per_second=4.8 * TERA,
             flops_per_second=_peaks(67, 989, 1979, 1979),
             links=Links(peer=450 * GIGA, host=63 * GIGA, network=50 * GIGA),
+            measured_flops_per_second={"bfloat16": 795 * TERA, "float8": 1453 * TERA},
         ),
         Hardware(
             # NVIDIA HGX B200 table: 7.7 TB/s (7,680 bit at 3,996 MHz; earlier sheets said 8.0),
@@ -154,6 +161,7 @@ HARDWARE: Mapping[str, Hardware] = {
             bytes_per_second=7.7 * TERA,
             flops_per_second=_peaks(75, 2250, 4500, 4500),
             links=Links(peer=900 * GIGA, host=63 * GIGA, network=50 * GIGA),
+            measured_flops_per_second={"bfloat16": 1745 * TERA, "float8": 3433 * TERA},
         ),
         Hardware(
             # NVIDIA L40S data sheet: 864 GB/s, 362 bf16, 733 fp8 and int8 dense (1,466 is with
@@ -173,6 +181,7 @@ HARDWARE: Mapping[str, Hardware] = {
             bytes_per_second=5.3 * TERA,
             flops_per_second=_peaks(163.4, 1307, 2615, 2615),
             links=Links(peer=64 * GIGA, host=63 * GIGA, network=50 * GIGA),
+            measured_flops_per_second={"bfloat16": 668 * TERA},
         ),
         Hardware(
             # Two Zen 4 cores with AVX-512, VNNI and BF16, measured with torch 2.13: reads at

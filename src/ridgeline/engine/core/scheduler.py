@@ -69,11 +69,12 @@ class Scheduler:
         self.outcomes: list[Outcome] = []
         """Forecasts that met their outcome; whoever reads them clears the list."""
         self._step_time = step_time
-        self._pace: Pace = (
+        self.pace: Pace = (
             TargetPace(step_time, target_seconds, limits, geometry.max_batch)
             if step_time is not None and target_seconds
             else FixedPace(limits, geometry.max_batch)
         )
+        """Sets the size of steps; another may take its place between two of them."""
         self.cache = cache or KVCache(geometry.blocks, geometry.block_size_tokens)
         self.counters = Counters()
         self.starved_of_blocks = False
@@ -140,7 +141,7 @@ class Scheduler:
         prefilling = [s for s in self._running if s.remaining > 1]
         tokens = served_before(sequence, prefilling) + len(sequence.tokens) - cached
         decoding = _decode_work([s for s in self._running if s.remaining <= 1])
-        prefill = prefill_seconds(self._step_time, self._pace, decoding, max(1, tokens))
+        prefill = prefill_seconds(self._step_time, self.pace, decoding, max(1, tokens))
         return Forecast(wait, wait + prefill, cached)
 
     def _refuse_unservable(self, spec: SequenceSpec) -> None:
@@ -230,9 +231,9 @@ class Scheduler:
         mean = sum(contexts) / len(contexts) if contexts else 0.0
         work = _decode_work(decoding)
         self.allowance = Allowance(
-            self._pace.tokens(work, 0 if first is None else first.next_position),
-            self._pace.sequences(mean),
-            self._pace.target_seconds,
+            self.pace.tokens(work, 0 if first is None else first.next_position),
+            self.pace.sequences(mean),
+            self.pace.target_seconds,
         )
         return self.allowance.tokens
 
