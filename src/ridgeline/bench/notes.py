@@ -9,6 +9,7 @@ from ridgeline.bench.work import Source, Work
 
 MAX_FOREIGN_RATIO = 0.05
 MAX_LENGTH_MISS = 0.05
+MAX_AT_ONCE_RATIO = 0.2
 _SLACK_TOKENS = 128  # a cache knows whole blocks; templates differ
 
 
@@ -44,6 +45,12 @@ def _trace(source: Source, work: Work, report: Report) -> Iterator[str]:
             f"{plan.too_long} of {every} requests ({plan.too_long / every:.0%}) exceed the model's context"
             " and were left out: the load is lighter than the trace's, and its longest prompts are missing."
             " --trace-scale shortens all instead."
+        )
+    at_once = work.about.get("at_once_ratio")
+    if isinstance(at_once, float) and at_once > MAX_AT_ONCE_RATIO:
+        yield (
+            f"{at_once:.0%} of the trace's requests have the very time of the one before: its clock is"
+            " coarse, and they come in bursts that life had not, so times to first token are longer than in life."
         )
     yield (
         "Follow-ups of a trace hold the answers of the service that it was taken from, not this server's:"

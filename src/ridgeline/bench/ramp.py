@@ -7,8 +7,6 @@ from ridgeline.bench.report import Report, Targets, summarise
 from ridgeline.bench.runner import Load, RunResult
 from ridgeline.bench.saturation import Step, knee, saturated_by, step_of
 
-_UNBOUNDED = 10**9
-
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
@@ -57,7 +55,7 @@ def _step_load(load: Load, value: float, number: int, seconds: float) -> Load:
     users = int(value) if load.concurrency is not None else None
     return replace(
         load,
-        conversations=_UNBOUNDED,
+        conversations=None,
         concurrency=users,
         rate_per_second=None if users is not None else value,
         warmup=0 if number else load.warmup,

@@ -50,7 +50,7 @@ class Load:
         concurrency: users of the closed loop; None for the open loop.
         rate_per_second: conversations begun per second in the open loop; None where the times of
             arrival are given.
-        conversations: how many are measured, at most.
+        conversations: how many are measured, at most; None for all that there are.
         warmup: how many run to their end, without pauses, before measuring begins.
         think_seconds: pause of a user between an answer and the next question, where the conversation
             has none of its own.
@@ -59,7 +59,7 @@ class Load:
         seed: of the arrival times.
     """
 
-    conversations: int
+    conversations: int | None
     concurrency: int | None = 1
     rate_per_second: float | None = None
     warmup: int = 0
@@ -207,7 +207,8 @@ class Runner:
     async def _closed_loop(self, load: Load, users: int) -> None:
         pace = self._pace(load)
         source = islice(self._conversations, load.conversations)
-        await self._users(source, min(users, load.conversations), pace)
+        most = users if load.conversations is None else load.conversations
+        await self._users(source, min(users, most), pace)
 
     def _pace(self, load: Load) -> "_Pace":
         ends = None if load.duration_seconds is None else self._clock() + load.duration_seconds

@@ -158,7 +158,8 @@ def verdict(climbed: Climbed) -> str:
     return f"The knee is at {told}. Above it: {reasons}."
 
 
-def _warnings(report: Report) -> Iterator[Text]:
+def warnings(report: Report) -> Iterator[Text]:
+    """What speaks against a run."""
     if report.client.limited:
         yield Text(
             "The client was too busy or too late for these times to be believed: give it a core of its"
@@ -187,7 +188,7 @@ def render(report: Report) -> RenderableType:
         parts.append(_turns(report))
     if report.refusals:
         parts.append(_refusals(report))
-    return Group(*parts, *_warnings(report))
+    return Group(*parts, *warnings(report))
 
 
 def render_all(measured: Measured) -> RenderableType:

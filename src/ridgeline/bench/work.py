@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
@@ -113,6 +114,14 @@ def endless_cache_ratio(requests: tuple[TraceRequest, ...], block_tokens: int) -
     return totals["seen"] / totals["all"] if totals["all"] else None
 
 
+def at_once_ratio(requests: tuple[TraceRequest, ...]) -> float | None:
+    """Share of requests that have the very time of the one before them."""
+    if len(requests) < 2:
+        return None
+    same = sum(before.at_seconds == after.at_seconds for before, after in pairwise(requests))
+    return same / (len(requests) - 1)
+
+
 def _of_trace(
     source: Source,
     trace: list[TraceRequest],
@@ -138,6 +147,7 @@ def _of_trace(
         "context_tokens": context,
         "mean_prompt_tokens": _mean([request.input_tokens for request in plan.requests]),
         "mean_answer_tokens": _mean([request.output_tokens for request in plan.requests]),
+        "at_once_ratio": at_once_ratio(plan.requests),
         "endless_cache_ratio": endless_cache_ratio(plan.requests, plan.block_tokens),
     }
     return Work(

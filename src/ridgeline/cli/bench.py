@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ridgeline.bench.work import Source
 
 _CONVERSATIONS = 32
-_ALL = 10**9
 
 
 def bench(
@@ -81,7 +80,7 @@ def bench(
     source = Source(shape, profile, prompts, trace, trace_scale, speed_up, context)
     _check_speed_up(source)
     load = Load(
-        conversations=conversations or (_CONVERSATIONS if trace is None else _ALL),
+        conversations=conversations or (None if trace or ramp else _CONVERSATIONS),
         concurrency=None if rate is not None or trace is not None else concurrency or 8,
         rate_per_second=rate,
         warmup=warmup,
@@ -159,7 +158,7 @@ def _profile(
 def _total(plan: "Plan") -> int | None:
     """Requests of the whole run, where that is known beforehand."""
     source = plan.asks
-    if source.prompts or source.trace or source.profile or plan.ramp:
+    if source.prompts or source.trace or source.profile or plan.load.conversations is None:
         return None
     return (plan.load.conversations + plan.load.warmup) * source.shape.turns
 
