@@ -50,7 +50,7 @@ def _trace(source: Source, work: Work, report: Report) -> Iterator[str]:
     if isinstance(at_once, float) and at_once > MAX_AT_ONCE_RATIO:
         yield (
             f"{at_once:.0%} of the trace's requests have the very time of the one before: its clock is"
-            " coarse, and they come in bursts that life had not, so times to first token are longer than in life."
+            " coarse, and they come in bursts that life had not, so first tokens come later than in life."
         )
     yield (
         "Follow-ups of a trace hold the answers of the service that it was taken from, not this server's:"
