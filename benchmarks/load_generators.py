@@ -71,7 +71,7 @@ class Scenario:
 SCENARIOS = (
     Scenario("4 users", 60, users=4),
     Scenario("16 users", 160, users=16),
-    Scenario("10 requests/s", 120, rate=10.0),
+    Scenario("10 requests/s", 90, rate=10.0),
 )
 
 
