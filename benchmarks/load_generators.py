@@ -34,6 +34,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ridgeline.bench.wording import words
 from ridgeline.bench.workload import poisson_starts
@@ -104,8 +105,8 @@ def even_seed(rate: float, requests: int, start: int) -> int:
     return seed
 
 
-def ours(url: str, scenario: Scenario, folder: Path, seed: int) -> dict[str, float]:
-    """`ridgeline bench`, as a process."""
+def asked_by_ours(url: str, scenario: Scenario, folder: Path, seed: int) -> dict[str, Any]:
+    """The line of JSON of `ridgeline bench`, as a process."""
     file = prompts(folder, scenario.requests + WARM_UPS, seed)
     load = ["--concurrency", str(scenario.users)]
     if scenario.rate is not None:
@@ -134,9 +135,20 @@ def ours(url: str, scenario: Scenario, folder: Path, seed: int) -> dict[str, flo
         "--ignore-eos",
         "--json",
     ]
-    found = json.loads(run(command))
+    line: dict[str, Any] = json.loads(run(command))
+    return line
+
+
+def ours(url: str, scenario: Scenario, folder: Path, seed: int) -> dict[str, float]:
+    """Figures of ours; ends the program where they are not to be believed."""
+    found = asked_by_ours(url, scenario, folder, seed)
     if found["completed"] != scenario.requests or found["client"]["limited"]:
         sys.exit(f"ours: {found['completed']} of {scenario.requests} completed, client {found['client']}")
+    return figures_of(found)
+
+
+def figures_of(found: dict[str, Any]) -> dict[str, float]:
+    """What is compared, of our line of JSON."""
     first, gap = found["ttft_from_send_seconds"], found["tpot_seconds"]
     return dict(
         zip(

@@ -72,6 +72,7 @@ def test_a_ramp_tells_its_knee() -> None:
         (("--workload", "chat", "--prompts", "x"), "one of --workload, --trace and --prompts"),
         (("--trace", "x", "--rate", "1"), "a trace has its own times"),
         (("--trace", "x", "--ramp"), "a trace has its own times"),
+        (("--ramp", "--duration", "9"), "steps of a ramp last --ramp-seconds"),
         (("--speed-up", "2"), "--speed-up is for --workload and --trace"),
     ],
 )

@@ -22,9 +22,7 @@ from ridgeline.bench.counters import CacheChange
 from ridgeline.bench.refusals import Refusal, refusals
 from ridgeline.bench.runner import RunResult, TurnRecord
 from ridgeline.bench.schedule import Schedule, schedule
-from ridgeline.bench.spread import Spread, percentile, spread
-
-__all__ = ["Report", "Spread", "Targets", "percentile", "spread", "summarise"]
+from ridgeline.bench.spread import Spread, spread
 
 MAX_CLIENT_CPU_RATIO = 0.8
 MAX_LOOP_DELAY_SECONDS = 0.02

@@ -66,6 +66,10 @@ def bench(
       ridgeline bench --workload write --rate 0.5 --ramp --ttft-target 1 --itl-target 0.05
     """
     _check(concurrency, rate, trace, prompts, workload, ramp=ramp)
+    if ramp and (duration is not None or conversations is not None):
+        raise typer.BadParameter(
+            "steps of a ramp last --ramp-seconds: leave out --duration and --conversations"
+        )
     from ridgeline.bench.measure import Plan
     from ridgeline.bench.ramp import Ramp
     from ridgeline.bench.report import Targets
