@@ -1,9 +1,11 @@
 """Does `ridgeline bench` say the same of a server as another public load generator?
 
 The other one is vLLM's `vllm bench serve`. Both are put on the same server in turn, with prompts of
-the same lengths that are new in every run, answers of the same length, and the same users or the same
-rate. The server is a simulated H100 with an 8B model, whose times hardly vary, unless --url names
-another. Goal: medians over all runs within 5 % for throughput, TTFT and time per output token.
+the same lengths that are new in every run, answers of the same lengths, and the same users or the same
+rate. Answers differ in length, as those of one length keep the users in step, and TTFT then depends on
+how the first of them happened to fall together. The server is a simulated H100 with an 8B model, whose
+times hardly vary, unless --url names another. Goal: medians over all runs within 5 % for throughput, TTFT
+and time per output token.
 
     python benchmarks/load_generators.py --vllm-python /opt/vllm/bin/python --tokenizer FOLDER
         [--repetitions 5] [--scenario "4 users"] [--keep rows.jsonl] [--url URL]
@@ -41,7 +43,7 @@ from ridgeline.bench.workload import poisson_starts
 
 GOAL = 0.05
 PROMPT_WORDS = 60
-ANSWER_TOKENS = 64
+ANSWER_TOKENS = (32, 96)
 WARM_UPS = 2
 MEASURES = ("output tokens/s", "requests/s", "TTFT mean", "TTFT p50", "TPOT mean", "TPOT p50")
 MODEL = {
@@ -71,7 +73,7 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("4 users", 60, users=4),
-    Scenario("16 users", 160, users=16),
+    Scenario("16 users", 200, users=16),
     Scenario("10 requests/s", 90, rate=10.0),
 )
 
@@ -86,11 +88,13 @@ class Row:
 
 
 def prompts(folder: Path, count: int, seed: int) -> Path:
-    """A file of prompts that nobody has asked before."""
-    draw = random.Random(seed)
-    rows = [
-        {"prompt": " ".join(words(draw, PROMPT_WORDS)), "max_tokens": ANSWER_TOKENS} for _ in range(count)
-    ]
+    """A file of prompts that nobody has asked before, for answers of the same lengths in every run."""
+    draw, lengths = random.Random(seed), random.Random(0)
+    rows = []
+    for _ in range(count):
+        tokens = lengths.randint(*ANSWER_TOKENS)
+        text = " ".join(words(draw, PROMPT_WORDS))
+        rows.append({"prompt": text, "max_tokens": tokens, "output_tokens": tokens})
     file = folder / "prompts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -176,7 +180,7 @@ def vllms(
     command = [str(python), "-c", code, "--backend", "openai-chat", "--base-url", url]
     command += ["--endpoint", "/v1/chat/completions", "--model", model, "--tokenizer", str(tokenizer)]
     command += ["--dataset-name", "custom", "--dataset-path", str(file), "--skip-chat-template"]
-    command += ["--custom-output-len", str(ANSWER_TOKENS), "--num-prompts", str(scenario.requests)]
+    command += ["--disable-shuffle", "--custom-output-len", "-1", "--num-prompts", str(scenario.requests)]
     command += ["--num-warmups", str(WARM_UPS), "--ignore-eos", "--temperature", "0", "--seed", str(seed)]
     command += [
         "--save-result",
