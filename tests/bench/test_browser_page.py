@@ -1,6 +1,8 @@
 """The page with plots in a browser: readable on a phone, light and dark, and nothing is fetched."""
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,6 @@ CHROMIUM = "/usr/bin/chromium-headless-shell"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import asyncio
-
     async def made() -> str:
         async with serving(FakeServer(tokens=8, refuse=(30, 31))) as url:
             plan = Plan(
@@ -35,7 +35,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             return page(plan, await measure(plan))
 
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(asyncio.run(made()))
+    with ThreadPoolExecutor(1) as own:  # Playwright has an event loop on this thread
+        file.write_text(own.submit(lambda: asyncio.run(made())).result())
     return file
 
 
