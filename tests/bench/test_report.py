@@ -4,8 +4,9 @@ import pytest
 from rich.console import Console
 
 from ridgeline.bench.client import TokenCounts
-from ridgeline.bench.report import Spread, Targets, percentile, spread, summarise
+from ridgeline.bench.report import Targets, summarise
 from ridgeline.bench.runner import RunResult, TurnRecord
+from ridgeline.bench.spread import Spread, percentile, spread
 from ridgeline.bench.table import render
 
 

@@ -23,6 +23,9 @@ class FakeServer:
         self.in_flight = 0
         self.most_in_flight = 0
         self.hold: asyncio.Event | None = None
+        self.context: int | None = None
+        self.refusal_headers = {"Retry-After": "7"}
+        self.prompt_tokens = 0
         self._changed = asyncio.Condition()
 
     async def reached(self, in_flight: int) -> None:
@@ -31,7 +34,17 @@ class FakeServer:
             await self._changed.wait_for(lambda: self.in_flight >= in_flight)
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "fake", "object": "model"}]})
+        told = {} if self.context is None else {"max_model_len": self.context}
+        return web.json_response({"object": "list", "data": [{"id": "fake", "object": "model", **told}]})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """As vLLM counts: half of each prompt is found."""
+        return web.Response(
+            text="# TYPE vllm:prefix_cache_queries_total counter\n"
+            f'vllm:prefix_cache_queries_total{{model_name="fake"}} {self.prompt_tokens}\n'
+            "# TYPE vllm:prefix_cache_hits_total counter\n"
+            f'vllm:prefix_cache_hits_total{{model_name="fake"}} {self.prompt_tokens / 2}\n'
+        )
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         number = len(self.requests)
@@ -40,7 +53,7 @@ class FakeServer:
         self.headers.append(dict(request.headers))
         if number in self.refuse:
             error = {"message": "The replica is full.", "code": "at_capacity", "type": "server_error"}
-            return web.json_response({"error": error}, status=503, headers={"Retry-After": "7"})
+            return web.json_response({"error": error}, status=503, headers=self.refusal_headers)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         async with self._changed:
@@ -67,6 +80,7 @@ class FakeServer:
             return response
         await send({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         prompt = sum(len(message["content"].split()) for message in body["messages"])
+        self.prompt_tokens += prompt
         usage = {
             "prompt_tokens": prompt,
             "completion_tokens": self.tokens,
@@ -78,10 +92,12 @@ class FakeServer:
 
 
 @asynccontextmanager
-async def serving(fake: FakeServer) -> AsyncIterator[str]:
-    """The fake server's address."""
+async def serving(fake: FakeServer, *, counters: bool = False) -> AsyncIterator[str]:
+    """The fake server's address; with `counters` it has a page of metrics."""
     app = web.Application()
     app.router.add_get("/v1/models", fake.models)
+    if counters:
+        app.router.add_get("/metrics", fake.metrics)
     app.router.add_post("/v1/chat/completions", fake.chat)
     server = TestServer(app)
     await server.start_server()

@@ -145,13 +145,27 @@ def new_session(timeout_seconds: float | None, headers: Mapping[str, str]) -> ai
 
 async def served_models(session: aiohttp.ClientSession, url: str) -> list[str]:
     """Names of the models that the server lists. Raises `ServerError`."""
+    return list(await served_contexts(session, url))
+
+
+async def served_contexts(session: aiohttp.ClientSession, url: str) -> dict[str, int | None]:
+    """The models that the server lists, each with its context in tokens where that is told.
+
+    Raises `ServerError`.
+    """
     try:
         async with session.get(f"{url}/v1/models") as response:
             body = await response.read()
             if response.status != 200:
                 raise _error(response.status, body, response.headers.get("Retry-After"))
-            return [str(model["id"]) for model in orjson.loads(body)["data"]]
+            return {str(model["id"]): _context(model) for model in orjson.loads(body)["data"]}
     except TimeoutError as error:
         raise ServerError(0, "timeout", "no answer within the time limit") from error
     except (aiohttp.ClientError, ConnectionError, ValueError, KeyError, TypeError) as error:
         raise _broken(error) from error
+
+
+def _context(model: Mapping[str, Any]) -> int | None:
+    """Of vLLM's form, which is also ours, or of llama.cpp's."""
+    told = model.get("max_model_len") or (model.get("meta") or {}).get("n_ctx_train")
+    return told if isinstance(told, int) and told > 0 else None

@@ -8,31 +8,25 @@
 - Goodput: requests that met every target over all requests offered, refused and failed ones
   included. An answer's TPOT is what is held against the ITL target. Later turns of a conversation
   that was refused are never offered; they are counted as abandoned.
+- Requested, drawn and achieved rate: conversations per second as asked for, as the times of arrival
+  came out, and as they were really sent. Delay: from when a request was due to when it was sent.
 - Percentiles are over completed requests (nearest rank).
 - Little's law: the mean number in flight, integrated while running, must equal rate x mean time
   from the records; more than 5 % apart, the run's bookkeeping is not to be trusted.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from ridgeline.bench.counters import CacheChange
+from ridgeline.bench.refusals import Refusal, refusals
 from ridgeline.bench.runner import RunResult, TurnRecord
+from ridgeline.bench.schedule import Schedule, schedule
+from ridgeline.bench.spread import Spread, spread
 
 MAX_CLIENT_CPU_RATIO = 0.8
 MAX_LOOP_DELAY_SECONDS = 0.02
 MAX_LITTLE_MISMATCH = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Distribution of one measure in seconds; all None where nothing was measured."""
-
-    mean: float | None
-    p50: float | None
-    p90: float | None
-    p99: float | None
-    max: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +80,10 @@ class Report:
     refused: int
     failed: int
     abandoned_turns: int
+    cut_turns: int
     warmup_requests: int
     goodput_ratio: float | None
+    goodput_per_second: float
     requests_per_second: float
     output_tokens_per_second: float
     prompt_tokens_per_second: float
@@ -101,27 +97,16 @@ class Report:
     tpot_seconds: Spread
     request_seconds: Spread
     turns: tuple[TurnFigures, ...]
+    refusals: tuple[Refusal, ...]
     errors: dict[str, int]
+    schedule: Schedule
+    server_cache: CacheChange | None
     client: Client
     little: Little
 
     def as_json(self) -> dict[str, object]:
         """Plain dicts, lists and numbers."""
         return asdict(self)
-
-
-def percentile(ordered: Sequence[float], ratio: float) -> float:
-    """Nearest-rank percentile of a sorted, non-empty sequence."""
-    return ordered[max(0, math.ceil(ratio * len(ordered)) - 1)]
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and percentiles; of nothing, Nones."""
-    if not values:
-        return Spread(None, None, None, None, None)
-    ordered = sorted(values)
-    p50, p90, p99 = (percentile(ordered, ratio) for ratio in (0.5, 0.9, 0.99))
-    return Spread(sum(ordered) / len(ordered), p50, p90, p99, ordered[-1])
 
 
 def ttft(record: TurnRecord) -> float | None:
@@ -198,13 +183,29 @@ def _errors(records: Sequence[TurnRecord]) -> dict[str, int]:
     return counts
 
 
-def summarise(result: RunResult, targets: Targets) -> Report:
-    """Compute the report of a run."""
+def summarise(
+    result: RunResult,
+    targets: Targets,
+    *,
+    open_loop: bool = False,
+    requested_per_second: float | None = None,
+    server_cache: CacheChange | None = None,
+) -> Report:
+    """Compute the report of a run.
+
+    Args:
+        result: what happened.
+        targets: for goodput.
+        open_loop: whether there was a schedule to keep to.
+        requested_per_second: conversations begun per second, if a rate was asked for.
+        server_cache: what the server's own counters say.
+    """
     records = [record for record in result.records if not record.warmup]
     completed = [record for record in records if record.outcome == "completed"]
     seconds = result.ended - result.started
     prompt = sum(record.tokens.prompt for record in completed if record.tokens)
     output = sum(output_tokens(record) for record in completed)
+    good = sum(meets(record, targets) for record in records)
     gaps = [
         later - earlier
         for record in completed
@@ -217,8 +218,10 @@ def summarise(result: RunResult, targets: Targets) -> Report:
         refused=sum(record.outcome == "refused" for record in records),
         failed=sum(record.outcome == "failed" for record in records),
         abandoned_turns=result.abandoned_turns,
+        cut_turns=result.cut_turns,
         warmup_requests=len(result.records) - len(records),
-        goodput_ratio=sum(meets(record, targets) for record in records) / len(records) if records else None,
+        goodput_ratio=good / len(records) if records else None,
+        goodput_per_second=good / seconds if seconds else 0.0,
         requests_per_second=len(completed) / seconds if seconds else 0.0,
         output_tokens_per_second=output / seconds if seconds else 0.0,
         prompt_tokens_per_second=prompt / seconds if seconds else 0.0,
@@ -234,7 +237,12 @@ def summarise(result: RunResult, targets: Targets) -> Report:
         tpot_seconds=spread([gap for record in completed if (gap := tpot(record)) is not None]),
         request_seconds=spread([record.finished - record.sent for record in completed]),
         turns=_turns(completed),
+        refusals=refusals(records),
         errors=_errors(records),
+        schedule=schedule(
+            records, result.started, open_loop=open_loop, requested_per_second=requested_per_second
+        ),
+        server_cache=server_cache,
         client=_client(result, records, seconds),
         little=_little(result, records, seconds),
     )

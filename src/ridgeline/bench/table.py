@@ -6,7 +6,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.bench.report import Report, Spread
+from ridgeline.bench.measure import Measured
+from ridgeline.bench.ramp import Climbed
+from ridgeline.bench.report import Report
+from ridgeline.bench.spread import Spread
 
 
 def _ms(seconds: float | None) -> str:
@@ -33,6 +36,7 @@ def _times(report: Report) -> Table:
     _spread_row(table, "inter-token latency", report.itl_seconds)
     _spread_row(table, "time per output token", report.tpot_seconds)
     _spread_row(table, "whole request", report.request_seconds)
+    _spread_row(table, "sent late by", report.schedule.delay_seconds)
     return table
 
 
@@ -71,6 +75,9 @@ def _counts(report: Report) -> Table:
         f"{report.prompt_tokens:,} in prompts ({_percent(report.cached_prompt_ratio)} cached),"
         f" {report.output_tokens:,} in answers (from {report.tokens_from})",
     )
+    for name, text in (("rate", _rate(report)), ("server's cache", _server_cache(report))):
+        if text:
+            table.add_row(name, text)
     table.add_row(
         "client",
         f"{_percent(report.client.cpu_ratio)} of one core,"
@@ -80,7 +87,79 @@ def _counts(report: Report) -> Table:
     return table
 
 
-def _warnings(report: Report) -> Iterator[Text]:
+def _rate(report: Report) -> str:
+    plan = report.schedule
+    if plan.drawn_per_second is None or plan.achieved_per_second is None:
+        return ""
+    asked = "" if plan.requested_per_second is None else f"{plan.requested_per_second:,.3g} asked for, "
+    return (
+        f"{asked}{plan.drawn_per_second:,.3g} drawn, {plan.achieved_per_second:,.3g} achieved conversations/s"
+    )
+
+
+def _server_cache(report: Report) -> str:
+    cache = report.server_cache
+    if cache is None:
+        return ""
+    counts = ", ".join(f"{tokens:,.0f} {result}" for result, tokens in cache.tokens.items())
+    return f"{_percent(cache.hit_ratio)} hit by {cache.source}: {counts} tokens"
+
+
+def _refusals(report: Report) -> Table:
+    table = Table(title="Refused", title_justify="left")
+    for name in ("status", "code", "with Retry-After", "without", "Retry-After p50 s"):
+        table.add_column(name, justify="left" if name == "code" else "right")
+    for refusal in report.refusals:
+        wait = refusal.retry_after_seconds.p50
+        table.add_row(
+            str(refusal.status),
+            refusal.code,
+            str(refusal.with_retry_after),
+            str(refusal.without_retry_after),
+            "-" if wait is None else f"{wait:,.0f}",
+        )
+    return table
+
+
+def _ramp(climbed: Climbed) -> Table:
+    table = Table(title="Ramp", title_justify="left")
+    names = (climbed.unit, "requests/s", "tokens/s", "goodput", "TTFT p50 ms", "p99 ms", "TPOT p50 ms")
+    for name in (*names, "in flight", "refused"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for number, step in enumerate(climbed.steps):
+        table.add_row(
+            f"{step.load:.3g}",
+            f"{step.completed_per_second:,.2f}",
+            f"{step.output_tokens_per_second:,.0f}",
+            _percent(step.goodput_ratio),
+            _ms(step.ttft_seconds.p50),
+            _ms(step.ttft_seconds.p99),
+            _ms(step.tpot_seconds.p50),
+            f"{step.mean_in_flight:,.1f}",
+            str(step.refused),
+            "saturated" if step.saturated_by else "knee" if number == climbed.knee else "",
+        )
+    return table
+
+
+def verdict(climbed: Climbed) -> str:
+    """The knee in a sentence."""
+    reasons = "; ".join(climbed.steps[-1].saturated_by)
+    if climbed.knee is None:
+        return f"Saturated at the first step: {reasons}. Begin lower."
+    step = climbed.steps[climbed.knee]
+    told = (
+        f"{step.load:.3g} {climbed.unit}: {step.goodput_per_second:,.2f} good requests/s,"
+        f" {step.output_tokens_per_second:,.0f} tokens/s, TTFT p50 {_ms(step.ttft_seconds.p50)} ms"
+    )
+    if not climbed.reached:
+        return f"No knee up to {told}."
+    return f"The knee is at {told}. Above it: {reasons}."
+
+
+def warnings(report: Report) -> Iterator[Text]:
+    """What speaks against a run."""
     if report.client.limited:
         yield Text(
             "The client was too busy or too late for these times to be believed: give it a core of its"
@@ -93,6 +172,11 @@ def _warnings(report: Report) -> Iterator[Text]:
             f" gives {report.little.rate_times_mean_seconds:.2f}.",
             style="red",
         )
+    if not report.schedule.kept:
+        yield Text(
+            "The client did not keep to its schedule: fewer conversations began per second than were due.",
+            style="yellow",
+        )
     for error, times in sorted(report.errors.items(), key=lambda item: -item[1])[:5]:
         yield Text(f"{times} x {error}", style="red")
 
@@ -102,4 +186,16 @@ def render(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_counts(report), _times(report)]
     if len(report.turns) > 1:
         parts.append(_turns(report))
-    return Group(*parts, *_warnings(report))
+    if report.refusals:
+        parts.append(_refusals(report))
+    return Group(*parts, *warnings(report))
+
+
+def render_all(measured: Measured) -> RenderableType:
+    """The ramp, if there was one, the report, and the notes."""
+    parts: list[RenderableType] = []
+    if measured.climbed is not None:
+        parts += [_ramp(measured.climbed), Text(verdict(measured.climbed), style="bold"), Text()]
+    parts.append(render(measured.report))
+    parts += [Text(f"Note: {note}", style="yellow") for note in measured.notes]
+    return Group(*parts)

@@ -1,26 +1,21 @@
 """What is asked: conversations, made from a seed or read from a file.
 
-A single prompt is a conversation of one turn. The words of made prompts are short and common, so
-that most tokenizers take about one token for each; how many they really were is in the report,
-from the server's usage. Every question is drawn anew, so that only the system prompt, which all
-share, and a conversation's own earlier turns can be found in a prefix cache.
+A single prompt is a conversation of one turn. How many tokens made prompts really were is in the
+report, from the server's usage. Every question is drawn anew, so that only the system prompt, which
+all share, and a conversation's own earlier turns can be found in a prefix cache.
 """
 
 import json
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
-_WORDS = (
-    "time year people way day man thing woman life child world school state family student group "
-    "country problem hand part place case week company system program question work number night "
-    "point home water room mother area money story fact month lot right study book eye job word "
-    "business issue side kind head house service friend father power hour game line end member law "
-    "car city community name president team minute idea kid body information back parent face "
-    "others level office door health person art war history party result change morning reason "
-    "research girl guy moment air teacher force education foot boy age policy music market sense"
-).split()
+from ridgeline.bench.distributions import Fixed
+from ridgeline.bench.profiles import Profile
+from ridgeline.bench.wording import WORD_IS_A_TOKEN, Wording, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +26,20 @@ class Conversation:
         questions: the user's turns.
         system: the system prompt; empty for none.
         max_tokens: limit of each answer.
+        answer_tokens: limit of each answer where they differ; empty where all are `max_tokens`.
+        think_seconds: the pause before each turn; empty where the load's own is used. The first one's
+            is between two conversations of a user in the closed loop; the open loop has none.
     """
 
     questions: tuple[str, ...]
     system: str = ""
     max_tokens: int = 128
+    answer_tokens: tuple[int, ...] = ()
+    think_seconds: tuple[float, ...] = ()
+
+    def limit(self, turn: int) -> int:
+        """Tokens that the answer of this turn may have."""
+        return self.answer_tokens[turn] if self.answer_tokens else self.max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +51,105 @@ class Shape:
     input_tokens: int = 128
     output_tokens: int = 64
 
+    def as_profile(self) -> Profile:
+        """The same as a profile that draws nothing; pauses are left to the load."""
+        question = Fixed(self.input_tokens)
+        turns, answer = Fixed(self.turns), Fixed(self.output_tokens)
+        return Profile("fixed", turns, self.system_tokens, question, question, answer, Fixed(0))
 
-def _text(draw: random.Random, words: int) -> str:
-    return " ".join(draw.choices(_WORDS, k=words))
+
+def _text(draw: random.Random, count: int) -> str:
+    return " ".join(words(draw, count))
 
 
 def made_conversations(shape: Shape, seed: int) -> Iterator[Conversation]:
     """Conversations without end; the same for the same shape and seed."""
-    system = _text(random.Random(f"{seed}/system"), shape.system_tokens) if shape.system_tokens else ""
+    for made in profile_conversations(shape.as_profile(), seed):
+        yield Conversation(made.questions, made.system, max_tokens=shape.output_tokens)
+
+
+def profile_conversations(
+    profile: Profile,
+    seed: int,
+    wording: Wording = WORD_IS_A_TOKEN,
+    speed_up: float = 1.0,
+    context_tokens: int | None = None,
+    cuts: "Cuts | None" = None,
+) -> Iterator[Conversation]:
+    """Conversations without end; the same for the same arguments.
+
+    Args:
+        profile: what lengths, turns and pauses are drawn from.
+        seed: of all that is drawn.
+        wording: what text takes in tokens.
+        speed_up: pauses are divided by it.
+        context_tokens: a conversation ends before the turn that would not fit; an only question that
+            is too long is shortened. None: no limit.
+        cuts: where what did not fit is counted.
+    """
+    cuts = cuts or Cuts()
+    system = ""
+    if profile.system_tokens:
+        system = _text(random.Random(f"{seed}/system"), wording.words_for(profile.system_tokens))
     number = 0
     while True:
+        lengths = random.Random(f"{seed}/{number}/lengths")
         draw = random.Random(f"{seed}/{number}")
-        questions = tuple(_text(draw, shape.input_tokens) for _ in range(shape.turns))
-        yield Conversation(questions, system, max_tokens=shape.output_tokens)
+        room = None if context_tokens is None else context_tokens - profile.system_tokens
+        turns = _fitting(_turns(profile, lengths), room, wording, cuts)
+        yield Conversation(
+            tuple(_text(draw, wording.words_for(turn.question_tokens)) for turn in turns),
+            system,
+            answer_tokens=tuple(turn.answer_tokens for turn in turns),
+            think_seconds=tuple(turn.think_seconds / speed_up for turn in turns),
+        )
         number += 1
+
+
+@dataclass(slots=True)
+class Cuts:
+    """What a server's context left no room for, warm-up included.
+
+    Attributes:
+        turns: later turns that were left out.
+        shortened: only questions that were made shorter.
+    """
+
+    turns: int = 0
+    shortened: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    question_tokens: int
+    answer_tokens: int
+    think_seconds: float
+
+
+def _turns(profile: Profile, draw: random.Random) -> list[_Turn]:
+    return [
+        _Turn(
+            max(1, round((profile.later_tokens if number else profile.first_tokens).sample(draw))),
+            max(1, round(profile.answer_tokens.sample(draw))),
+            profile.think_seconds.sample(draw),
+        )
+        for number in range(max(1, round(profile.turns.sample(draw))))
+    ]
+
+
+def _fitting(turns: list[_Turn], room: int | None, wording: Wording, cuts: Cuts) -> list[_Turn]:
+    """The turns that fit into so many tokens: the first in any case, shortened where it must be."""
+    if room is None:
+        return turns
+    overhead = math.ceil(wording.overhead_tokens)
+    ends = accumulate(overhead + turn.question_tokens + turn.answer_tokens for turn in turns)
+    kept = [turn for turn, end in zip(turns, ends, strict=True) if end <= room]
+    if not kept:
+        cuts.shortened += 1
+        answer = max(1, min(turns[0].answer_tokens, (room - overhead) // 4))
+        kept = [_Turn(max(1, room - overhead - answer), answer, turns[0].think_seconds)]
+    cuts.turns += len(turns) - len(kept)
+    return kept
 
 
 class WorkloadError(ValueError):

@@ -1,136 +1,170 @@
 """`ridgeline bench`: put a load on any OpenAI-compatible server and report what users would see."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from ridgeline.cli import bench_options as options
 from ridgeline.cli.config import Config
 from ridgeline.cli.errors import CommandFailed
-from ridgeline.cli.params import DEFAULT_URL, ApiKey, Json, Url, client_headers, no_server, option, server_url
+from ridgeline.cli.params import DEFAULT_URL, ApiKey, Json, Url, client_headers, no_server, server_url
 
 if TYPE_CHECKING:
     from ridgeline.bench.measure import Measured, Plan
+    from ridgeline.bench.profiles import Profile
+    from ridgeline.bench.saturation import Step
+    from ridgeline.bench.work import Source
+
+_CONVERSATIONS = 32
 
 
 def bench(
     url: Url = DEFAULT_URL,
-    model: Annotated[
-        str | None, option("--model", "Model to ask; the server's first if not given.", metavar="NAME")
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        option(
-            "--concurrency", "Closed loop: this many users at once (8 unless --rate).", metavar="USERS", min=1
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        option(
-            "--rate",
-            "Open loop: conversations begun per second, at Poisson times.",
-            metavar="PER_SECOND",
-            min=0.001,
-        ),
-    ] = None,
-    conversations: Annotated[
-        int, option("--conversations", "How many are measured.", metavar="N", min=1)
-    ] = 32,
-    duration: Annotated[
-        float | None,
-        option("--duration", "Begin no conversation after this many seconds.", metavar="SECONDS", min=0.1),
-    ] = None,
-    warmup: Annotated[
-        int, option("--warmup", "Conversations run first and in no figure.", metavar="N", min=0)
-    ] = 2,
-    turns: Annotated[int, option("--turns", "Questions in each conversation.", metavar="N", min=1)] = 1,
-    system_tokens: Annotated[
-        int,
-        option(
-            "--system-tokens",
-            "About this many tokens of system prompt, the same for all.",
-            metavar="N",
-            min=0,
-        ),
-    ] = 0,
-    input_tokens: Annotated[
-        int, option("--input-tokens", "About this many in each question.", metavar="N", min=1)
-    ] = 128,
-    output_tokens: Annotated[
-        int, option("--output-tokens", "At most this many in each answer.", metavar="N", min=1)
-    ] = 64,
-    ignore_eos: Annotated[
-        bool, option("--ignore-eos", "Make every answer as long as allowed (vLLM's parameter, and ours).")
-    ] = False,
-    prompts: Annotated[
-        Path | None,
-        option("--prompts", "JSON lines with 'prompt' or 'messages', instead of made ones.", metavar="FILE"),
-    ] = None,
-    think: Annotated[
-        float, option("--think", "Seconds from an answer to the next question.", metavar="SECONDS", min=0)
-    ] = 0.0,
-    temperature: Annotated[float, option("--temperature", "0 is greedy.", metavar="T", min=0)] = 0.0,
-    ttft_target: Annotated[
-        float | None,
-        option("--ttft-target", "Seconds; part of goodput.", metavar="SECONDS", min=0, show_default=False),
-    ] = None,
-    itl_target: Annotated[
-        float | None,
-        option(
-            "--itl-target",
-            "Seconds per token; part of goodput.",
-            metavar="SECONDS",
-            min=0,
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int, option("--seed", "Of questions and arrival times.", metavar="N")] = 0,
-    timeout: Annotated[
-        float, option("--timeout", "Seconds until a request has failed.", metavar="SECONDS", min=1)
-    ] = 600.0,
+    model: options.Model = None,
+    concurrency: options.Concurrency = None,
+    rate: options.Rate = None,
+    conversations: options.Conversations = None,
+    duration: options.Duration = None,
+    warmup: options.Warmup = 2,
+    workload: options.Workload = None,
+    trace: options.TraceFile = None,
+    trace_scale: options.TraceScale = 1.0,
+    speed_up: options.SpeedUp = 1.0,
+    context: options.Context = None,
+    turns: options.Turns = None,
+    system_tokens: options.SystemTokens = None,
+    input_tokens: options.InputTokens = None,
+    output_tokens: options.OutputTokens = None,
+    ignore_eos: options.IgnoreEos = None,
+    prompts: options.Prompts = None,
+    think: options.Think = None,
+    ramp: options.Ramped = False,
+    ramp_factor: options.RampFactor = 1.5,
+    ramp_seconds: options.RampSeconds = 30.0,
+    ramp_steps: options.RampSteps = 12,
+    temperature: options.Temperature = 0.0,
+    ttft_target: options.TtftTarget = None,
+    itl_target: options.ItlTarget = None,
+    seed: options.Seed = 0,
+    timeout: options.Timeout = 600.0,
+    html: options.Html = None,
     api_key: ApiKey = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Measure an OpenAI-compatible server: TTFT, ITL, throughput, goodput.
 
-    Prints a table, then one line of JSON (that line alone with --json).
+    Prints a table, then one line of JSON (that line alone with --json); --html writes a page with plots.
 
     \b
     Examples:
       ridgeline bench --concurrency 16
       ridgeline bench --rate 2 --conversations 200 --ttft-target 1 --itl-target 0.1
-      ridgeline bench --concurrency 16 --turns 3 --system-tokens 360 --input-tokens 40 --output-tokens 48
+      ridgeline bench --workload chat --concurrency 50 --duration 600 --html chat.html
+      ridgeline bench --trace conversation_trace.jsonl --duration 300 --html trace.html
+      ridgeline bench --workload write --rate 0.5 --ramp --ttft-target 1 --itl-target 0.05
     """
-    if concurrency is not None and rate is not None:
-        raise typer.BadParameter("give --concurrency (closed loop) or --rate (open loop), not both")
+    _check(concurrency, rate, trace, prompts, workload, ramp=ramp)
+    if ramp and (duration is not None or conversations is not None):
+        raise typer.BadParameter(
+            "steps of a ramp last --ramp-seconds: leave out --duration and --conversations"
+        )
     from ridgeline.bench.measure import Plan
+    from ridgeline.bench.ramp import Ramp
     from ridgeline.bench.report import Targets
     from ridgeline.bench.runner import Load
+    from ridgeline.bench.work import Source
     from ridgeline.bench.workload import Shape
 
+    shape = Shape(turns or 1, system_tokens or 0, input_tokens or 128, output_tokens or 64)
+    profile = None
+    if workload is not None:
+        profile = _profile(workload, turns, system_tokens, input_tokens, output_tokens, think)
+    source = Source(shape, profile, prompts, trace, trace_scale, speed_up, context)
+    _check_speed_up(source)
     load = Load(
-        conversations=conversations,
-        concurrency=None if rate is not None else concurrency or 8,
+        conversations=conversations or (None if trace or ramp else _CONVERSATIONS),
+        concurrency=None if rate is not None or trace is not None else concurrency or 8,
         rate_per_second=rate,
         warmup=warmup,
-        think_seconds=think,
+        think_seconds=think or 0.0,
         duration_seconds=duration,
         seed=seed,
     )
+    lasting = ignore_eos if ignore_eos is not None else (workload or trace) is not None
     plan = Plan(
         url=server_url(url),
         load=load,
         model=model,
-        shape=Shape(turns, system_tokens, input_tokens, output_tokens),
-        prompts=prompts,
-        body={"temperature": temperature, **({"ignore_eos": True} if ignore_eos else {})},
+        source=source,
+        ramp=Ramp(ramp_factor, ramp_seconds, ramp_steps) if ramp else None,
+        body={"temperature": temperature, **({"ignore_eos": True} if lasting else {})},
         targets=Targets(ttft_target, itl_target),
         timeout_seconds=timeout,
         headers=client_headers(api_key),
         seed=seed,
     )
-    _print(plan, _measure(plan), as_json)
+    measured = _measure(plan)
+    if html is not None:
+        _write_page(html, plan, measured)
+    _print(plan, measured, as_json)
+
+
+def _check(
+    concurrency: int | None,
+    rate: float | None,
+    trace: Path | None,
+    prompts: Path | None,
+    workload: str | None,
+    *,
+    ramp: bool,
+) -> None:
+    if concurrency is not None and rate is not None:
+        raise typer.BadParameter("give --concurrency (closed loop) or --rate (open loop), not both")
+    if sum(given is not None for given in (trace, prompts, workload)) > 1:
+        raise typer.BadParameter("give one of --workload, --trace and --prompts")
+    if trace is not None and (concurrency is not None or rate is not None):
+        raise typer.BadParameter(
+            "a trace has its own times: leave out --concurrency and --rate (see --speed-up)"
+        )
+    if trace is not None and ramp:
+        raise typer.BadParameter("a trace has its own times: --ramp raises --rate or --concurrency")
+
+
+def _check_speed_up(source: "Source") -> None:
+    if source.speed_up != 1 and source.profile is None and source.trace is None:
+        raise typer.BadParameter("--speed-up is for --workload and --trace; here --think is the pause itself")
+
+
+def _profile(
+    name: str,
+    turns: int | None,
+    system_tokens: int | None,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    think_seconds: float | None,
+) -> "Profile":
+    from ridgeline.bench.profiles import WORKLOADS, overridden
+
+    if name not in WORKLOADS:
+        raise typer.BadParameter(f"there is no workload '{name}': known are {', '.join(WORKLOADS)}")
+    return overridden(
+        WORKLOADS[name],
+        turns=turns,
+        system_tokens=system_tokens,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        think_seconds=think_seconds,
+    )
+
+
+def _total(plan: "Plan") -> int | None:
+    """Requests of the whole run, where that is known beforehand."""
+    source = plan.asks
+    if source.prompts or source.trace or source.profile or plan.load.conversations is None:
+        return None
+    return (plan.load.conversations + plan.load.warmup) * source.shape.turns
 
 
 def _measure(plan: "Plan") -> "Measured":
@@ -144,18 +178,30 @@ def _measure(plan: "Plan") -> "Measured":
     from ridgeline.bench.measure import measure
     from ridgeline.bench.workload import WorkloadError
 
-    turns = plan.shape.turns if plan.prompts is None else None
-    total = turns and (plan.load.conversations + plan.load.warmup) * turns
-    columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("requests", total=total)
+        task = progress.add_task("requests", total=_total(plan))
+
+        def on_step(step: "Step") -> None:
+            said = "saturated" if step.saturated_by else f"{step.output_tokens_per_second:,.0f} tokens/s"
+            progress.console.print(f"{step.load:.3g}: {said}")
+
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(measure(plan, lambda record: progress.advance(task)))
+                return runner.run(measure(plan, lambda record: progress.advance(task), on_step))
         except ServerError as error:
             raise no_server(plan.url, error) from error
         except WorkloadError as error:
             raise CommandFailed(str(error)) from error
+
+
+def _write_page(path: Path, plan: "Plan", measured: "Measured") -> None:
+    from ridgeline.bench.page import page
+
+    try:
+        path.write_text(page(plan, measured), encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"cannot write {path}: {error.strerror}") from error
 
 
 def _print(plan: "Plan", measured: "Measured", as_json: bool) -> None:
@@ -163,10 +209,10 @@ def _print(plan: "Plan", measured: "Measured", as_json: bool) -> None:
     from rich.console import Console
 
     from ridgeline.bench.measure import as_json as to_json
-    from ridgeline.bench.table import render
+    from ridgeline.bench.table import render_all
 
     if not as_json:
-        Console().print(render(measured.report))
+        Console().print(render_all(measured))
     typer.echo(orjson.dumps(to_json(plan, measured)).decode())
     if measured.report.offered and not measured.report.completed:
         raise CommandFailed("no request was completed; the errors are listed above")
