@@ -180,7 +180,8 @@ class Simulation:
             assert not answer
 
     def _check_plan(self, plan):
-        assert 0 < plan.tokens <= self.scheduler.allowance.tokens <= self.limits.max_batch_tokens
+        allowed = self.scheduler._launched[plan.step].allowance
+        assert 0 < plan.tokens <= allowed.tokens <= self.limits.max_batch_tokens
         assert len(plan.rows) <= self.executor.geometry.max_batch
         if not plan.admissions or not self._check:
             return

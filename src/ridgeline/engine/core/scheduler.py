@@ -65,7 +65,7 @@ class Scheduler:
         self.geometry = geometry
         self.limits = limits
         self.allowance = Allowance(limits.max_batch_tokens, geometry.max_batch, target_seconds)
-        """What the last step was allowed."""
+        """What the step committed last was allowed."""
         self.outcomes: list[Outcome] = []
         """Forecasts that met their outcome; whoever reads them clears the list."""
         self._step_time = step_time
@@ -211,31 +211,32 @@ class Scheduler:
         decoding = self._decoding(now)
         in_step = {sequence.slot for sequence in decoding}
         prefilling = [s for s in self._running if s.wants_more and s.slot not in in_step]
-        budget = self._allow(decoding, prefilling) - len(decoding)
+        allowed = self._allow(decoding, prefilling)
+        budget = allowed.tokens - len(decoding)
         rows = [self._launch(sequence, 1) for sequence in decoding]
-        admitted = self._admit(prefilling, budget, now)
+        admitted = self._admit(prefilling, budget, allowed.sequences, now)
         rows += [self._launch(s, count) for s, count in share_prefill([*prefilling, *admitted], budget)]
         if not rows:
             return None
         releases, self._releases = tuple(self._releases), []
         admissions = tuple(self._admission(sequence) for sequence in admitted)
         plan = StepPlan(self._step, tuple(row for row, _ in rows), admissions, releases)
-        self._launched[self._step] = LaunchedStep(now, tuple(launched for _, launched in rows))
+        launched = tuple(launched for _, launched in rows)
+        self._launched[self._step] = LaunchedStep(now, launched, allowed)
         self._step += 1
         return plan
 
-    def _allow(self, decoding: list[Sequence], prefilling: list[Sequence]) -> int:
-        """How large this step may be, in tokens."""
+    def _allow(self, decoding: list[Sequence], prefilling: list[Sequence]) -> Allowance:
+        """How large this step may be."""
         first = min(prefilling, key=prefill_order, default=None)
         contexts = [s.next_position for s in self._running]
         mean = sum(contexts) / len(contexts) if contexts else 0.0
         work = _decode_work(decoding)
-        self.allowance = Allowance(
+        return Allowance(
             self.pace.tokens(work, 0 if first is None else first.next_position),
             self.pace.sequences(mean),
             self.pace.target_seconds,
         )
-        return self.allowance.tokens
 
     def _decoding(self, now: float) -> list[Sequence]:
         """Sequences with one token left to compute, each with a block to put it into."""
@@ -284,16 +285,15 @@ class Scheduler:
                 return
             self._preempt(victim, now)
 
-    def _admit(self, prefilling: list[Sequence], budget: int, now: float) -> list[Sequence]:
+    def _admit(self, prefilling: list[Sequence], budget: int, most: int, now: float) -> list[Sequence]:
         """Give slots and blocks to waiting sequences that would compute something in this step."""
         admitted: list[Sequence] = []
         growth: int | None = None
         for sequence in self._line.candidates():
             ahead = [*prefilling, *admitted]
             reserved = budget // OLDEST_SHARE if ahead else 0
-            if not self._free_slots or self.running >= self.allowance.sequences:
-                break
-            if served_before(sequence, ahead) >= budget - reserved:
+            is_full = not self._free_slots or self.running >= most
+            if is_full or served_before(sequence, ahead) >= budget - reserved:
                 break
             match = self._residence.match(sequence)
             if self._residence.is_being_computed(sequence, match):
@@ -363,6 +363,7 @@ class Scheduler:
         """Take over what a step gave: counters, published blocks, new tokens, finished sequences."""
         outputs = []
         step = self._launched.pop(plan.step)
+        self.allowance = step.allowance
         for launched, row_result in zip(step.rows, result.rows, strict=True):
             if launched.sequence.epoch != launched.epoch:
                 continue  # finished, cancelled or preempted while the step was in flight

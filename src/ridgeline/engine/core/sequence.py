@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ridgeline.engine.core.forecast import Forecast
+from ridgeline.engine.core.pace import Allowance
 from ridgeline.protocol import Sampling
 
 
@@ -116,7 +117,8 @@ class LaunchedRow:
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
-    """A step that is not committed yet: when it was planned, and its rows in the plan's order."""
+    """A step that is not committed yet: when it was planned, its rows in the plan's order, its limits."""
 
     launched_seconds: float
     rows: tuple[LaunchedRow, ...]
+    allowance: Allowance
