@@ -47,7 +47,7 @@ class TestKeys:
         assert fake.requests == []
         assert "alic" not in response.text
 
-    @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fake-model", "/metrics"])
+    @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fake-model", "/metrics", "/dashboard/live"])
     async def test_reading_needs_a_key_too(self, http, path):
         assert (await http.get(path)).status_code == 401
         assert (await http.get(path, headers=bearer("key-of-bob"))).status_code == 200
@@ -76,6 +76,7 @@ class TestPublicMetrics:
 
     async def test_metrics_need_no_key_where_they_are_public(self, http):
         assert (await http.get("/metrics")).status_code == 200
+        assert (await http.get("/dashboard/live")).status_code == 200
         assert (await http.get("/v1/models")).status_code == 401
 
 

@@ -41,10 +41,21 @@ async def test_metrics_are_prometheus_text(http, app):
     assert 'ridgeline_preemptions_total{model="fake-model"} 1.0' in response.text
 
 
+async def test_the_dashboard_has_every_engine_and_is_never_kept(http, app):
+    app.state.metrics.engine("fake-model", blocks_total=10).preempted()
+    response = await http.get("/dashboard/live")
+    assert response.headers["cache-control"] == "no-store"
+    shown = response.json()["models"]["fake-model"]
+    assert shown["values"]["ridgeline_preemptions_total"] == 1
+    assert shown["verdict"]["resource"] == "idle"
+    assert shown["recent"]["counters"]["ridgeline_preemptions_total"] == 1
+
+
 async def test_without_metrics_there_is_no_such_path(fake):
     transport = httpx.ASGITransport(create_app(fake, ApiSettings()))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as bare:
         assert (await bare.get("/metrics")).status_code == 404
+        assert (await bare.get("/dashboard/live")).status_code == 404
         assert (await bare.get("/v1/models")).status_code == 200
 
 

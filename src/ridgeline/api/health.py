@@ -38,6 +38,13 @@ async def prometheus(request: Request) -> Response:
     return Response(text, headers={"content-type": content_type})
 
 
+@metrics_router.get("/dashboard/live")
+async def dashboard(request: Request) -> Response:
+    """What the dashboard and `ridgeline top` show: each model's engine as it stands now."""
+    metrics: Metrics = request.app.state.metrics
+    return _json({"models": {name: live.as_json() for name, live in metrics.live().items()}}, 200)
+
+
 def _json(body: dict[str, object], status: int) -> Response:
     return Response(
         orjson.dumps(body),

@@ -17,6 +17,10 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += count
         self._sum += value * count
 
+    def counts(self) -> list[int]:
+        """Per bucket, the last one for what is above every bound."""
+        return list(self._counts)
+
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """Pairs of upper bound and count up to it, the last one `+Inf`, and the sum."""
         pairs: list[tuple[str, float]] = []

@@ -15,6 +15,17 @@ LEAST: dict[Prediction, float] = {
 }
 """Below this an outcome counts as this much, or being 1 ms off a wait of 0 would be an infinite error."""
 
+TOLERATED: dict[Prediction, float] = {
+    "step": 0.2,
+    "time_to_first_token": 0.5,
+    "cached_tokens": 0.25,
+    "wait": 0.5,
+}
+"""A median error above this is a model that predicts badly. Steps are computed, waits are foreseen."""
+
+FEW = 20
+"""Fewer predictions than this convict no model."""
+
 _KEPT = 512
 
 
@@ -27,12 +38,14 @@ class Calibration:
         median_error: half of the latest are no further off than this share of the outcome.
         high_error: 9 of 10 are not.
         bias: median of (predicted - outcome) / outcome; positive where too much is predicted.
+        is_bad: the median is above what is tolerated of its kind.
     """
 
     count: int
     median_error: float
     high_error: float
     bias: float
+    is_bad: bool
 
 
 class Ledger:
@@ -57,9 +70,9 @@ class Ledger:
         least = LEAST[what]
         signed = sorted((predicted - outcome) / max(outcome, least) for predicted, outcome in pairs)
         sizes = sorted(map(abs, signed))
-        return Calibration(
-            self._counts[what], _quantile(sizes, 0.5), _quantile(sizes, 0.9), _quantile(signed, 0.5)
-        )
+        median = _quantile(sizes, 0.5)
+        is_bad = median > TOLERATED[what] and len(pairs) >= FEW
+        return Calibration(self._counts[what], median, _quantile(sizes, 0.9), _quantile(signed, 0.5), is_bad)
 
     def pairs(self, what: Prediction, most: int = 100) -> list[tuple[float, float]]:
         """The latest (predicted, outcome), oldest first."""

@@ -10,8 +10,10 @@ from typing import Literal
 from ridgeline.telemetry.definitions import BY_NAME
 from ridgeline.telemetry.histogram import Histogram
 from ridgeline.telemetry.ledger import PREDICTIONS, Ledger, Prediction
-from ridgeline.telemetry.live import Live, Point, live_of, point_of
+from ridgeline.telemetry.live import Live, Point, by_name, point_of, shown_steps, told
+from ridgeline.telemetry.recent import Recent, Tally
 from ridgeline.telemetry.records import RESOURCES, RequestRecord, Resource, StepRecord
+from ridgeline.telemetry.verdict import verdict
 from ridgeline.telemetry.window import Window
 
 _TOTALS = (
@@ -36,7 +38,7 @@ POINTS = 12_000
 """Steps that are remembered for the roofline's plot: a minute of them at 200 a second."""
 
 _PREFIX_RESULTS = ("hit", "cold", "evicted", "short")
-_HISTOGRAMS = tuple(name for name, definition in BY_NAME.items() if definition.kind == "histogram")
+_BOUNDS = {name: definition.buckets for name, definition in BY_NAME.items() if definition.kind == "histogram"}
 
 # Channels of the window: the time bound by each resource but idle, and then these.
 _BUSY: dict[Resource, int] = {name: place for place, name in enumerate(RESOURCES[:-1])}
@@ -79,11 +81,14 @@ class EngineMeter:
         self._labelled["ridgeline_prefix_tokens_total"].update(dict.fromkeys(_PREFIX_RESULTS, 0))
         self._ledger = Ledger()
         self._points: deque[Point] = deque(maxlen=POINTS)
-        self._histograms = {name: Histogram(BY_NAME[name].buckets) for name in _HISTOGRAMS}
+        self._steps = 0
+        self._recent = Recent(self._born)
+        self._histograms = {name: Histogram(bounds) for name, bounds in _BOUNDS.items()}
 
     def step(self, record: StepRecord) -> None:
         """Count a step, once, after its commit."""
         with self._lock:
+            self._remember()
             self._last, self._is_idle = record, False
             self._blocks = _Blocks(record.blocks_total, record.blocks_held, record.blocks_idle)
             # Steps in flight at once overlap: only what no earlier one covers is new time.
@@ -97,6 +102,7 @@ class EngineMeter:
             self._totals["ridgeline_step_bytes_total"] += record.bytes_moved
             self._ledger.note("step", record.predicted_seconds, record.step_seconds)
             self._points.append(point_of(record))
+            self._steps += 1
             self._histograms["ridgeline_step_seconds"].observe(record.step_seconds)
             self._histograms["ridgeline_host_step_seconds"].observe(record.host_seconds)
 
@@ -116,6 +122,7 @@ class EngineMeter:
     def prefix(self, *, hit: int = 0, cold: int = 0, evicted: int = 0, short: int = 0) -> None:
         """Count a prompt's tokens by what the prefix cache did for them."""
         with self._lock:
+            self._remember()
             counts = self._labelled["ridgeline_prefix_tokens_total"]
             counts["hit"] += hit
             counts["cold"] += cold
@@ -125,12 +132,14 @@ class EngineMeter:
     def recomputed(self, tokens: int, seconds: float, cause: Literal["evicted", "preempted"]) -> None:
         """Count tokens computed once more, and the time that it took."""
         with self._lock:
+            self._remember()
             self._labelled["ridgeline_recomputed_tokens_total"][cause] += tokens
             self._totals["ridgeline_recompute_seconds_total"] += seconds
 
     def evicted(self, blocks: int, reason: str) -> None:
         """Count cached blocks given up."""
         with self._lock:
+            self._remember()
             self._labelled["ridgeline_kv_blocks_evicted_total"][reason] += blocks
 
     def predicted(self, what: Prediction, predicted: float, outcome: float) -> None:
@@ -141,16 +150,19 @@ class EngineMeter:
     def preempted(self) -> None:
         """Count a running request put back."""
         with self._lock:
+            self._remember()
             self._totals["ridgeline_preemptions_total"] += 1
 
     def inter_token(self, seconds: float, count: int = 1) -> None:
         """Count gaps between two tokens of an answer; a step has one length for many answers."""
         with self._lock:
+            self._remember()
             self._histograms["ridgeline_inter_token_latency_seconds"].observe(seconds, count)
 
     def finished(self, record: RequestRecord) -> None:
         """Count a request of which nothing more will come."""
         with self._lock:
+            self._remember()
             self._labelled["ridgeline_requests_total"][record.outcome] += 1
             self._totals["ridgeline_prompt_tokens_total"] += record.prompt_tokens
             self._totals["ridgeline_completion_tokens_total"] += record.completion_tokens
@@ -186,6 +198,16 @@ class EngineMeter:
                 *self._limits(),
                 *self._predictions(),
             ]
+
+    def _remember(self) -> None:
+        """Keep what is counted so far, before more is."""
+        now = self._clock()
+        if self._recent.is_due(now):
+            self._recent.add(self._tally(now))
+
+    def _tally(self, now: float) -> Tally:
+        buckets = {name: histogram.counts() for name, histogram in self._histograms.items()}
+        return Tally(now, by_name(self._counters()), buckets)
 
     def _account_idle(self, until: float) -> None:
         self._bound_seconds["idle"] += max(0.0, until - self._accounted)
@@ -284,10 +306,21 @@ class EngineMeter:
 
     def live(self) -> Live:
         """All that the dashboard shows, as it stands now."""
-        numbers, histograms = self.numbers(), self.histograms()
+        values = by_name(self.numbers())
         with self._lock:
-            pairs = {str(what): self._ledger.pairs(what) for what in PREDICTIONS}
-            return live_of(self._clock(), numbers, histograms, tuple(self._points), pairs)
+            tally = self._tally(self._clock())
+            recent = self._recent.until(tally, _BOUNDS)
+            points, made = tuple(self._points), self._steps
+            calibrations = {what: self._ledger.calibration(what) for what in PREDICTIONS}
+            pairs = {what: self._ledger.pairs(what) for what in PREDICTIONS}
+        # Beyond the lock, for the engine's thread may be waiting for it.
+        return Live(
+            values,
+            recent,
+            verdict(values),
+            shown_steps(tally.seconds, points, made),
+            told(calibrations, pairs),
+        )
 
 
 def _or_infinite(sequences: int | None) -> float:
