@@ -79,13 +79,13 @@ def test_so_many_steps_that_some_are_left_out_do_not_flicker(bench: Bench) -> No
 def test_a_model_that_predicts_badly_is_marked(bench: Bench) -> None:
     for _ in range(FEW - 1):
         bench.step(predicted_seconds=0.02)
-    assert not bench.meter.live().predictions["step"].calibration.is_bad
+    assert bench.meter.live().predictions["step"].calibration.judgement == "few"
     bench.step(predicted_seconds=0.02)
     told = bench.meter.live().predictions["step"]
-    assert told.calibration.is_bad
+    assert told.calibration.judgement == "bad"
     assert told.calibration.bias == told.calibration.median_error == pytest.approx(1.0)
     assert told.pairs[-1] == (0.02, 0.01)
     for _ in range(600):
         bench.step(predicted_seconds=0.0105)
-    assert not bench.meter.live().predictions["step"].calibration.is_bad
+    assert bench.meter.live().predictions["step"].calibration.judgement == "good"
     assert "wait" not in bench.meter.live().predictions

@@ -38,14 +38,14 @@ class Calibration:
         median_error: half of the latest are no further off than this share of the outcome.
         high_error: 9 of 10 are not.
         bias: median of (predicted - outcome) / outcome; positive where too much is predicted.
-        is_bad: the median is above what is tolerated of its kind.
+        judgement: "bad" where the median is above what is tolerated of its kind; "few": too few to judge.
     """
 
     count: int
     median_error: float
     high_error: float
     bias: float
-    is_bad: bool
+    judgement: Literal["good", "bad", "few"]
 
 
 class Ledger:
@@ -71,8 +71,8 @@ class Ledger:
         signed = sorted((predicted - outcome) / max(outcome, least) for predicted, outcome in pairs)
         sizes = sorted(map(abs, signed))
         median = _quantile(sizes, 0.5)
-        is_bad = median > TOLERATED[what] and len(pairs) >= FEW
-        return Calibration(self._counts[what], median, _quantile(sizes, 0.9), _quantile(signed, 0.5), is_bad)
+        fair: Literal["good", "bad"] = "good" if median <= TOLERATED[what] else "bad"
+        return Calibration(self._counts[what], median, _quantile(sizes, 0.9), _quantile(signed, 0.5), fair if len(pairs) >= FEW else "few")
 
     def pairs(self, what: Prediction, most: int = 100) -> list[tuple[float, float]]:
         """The latest (predicted, outcome), oldest first."""

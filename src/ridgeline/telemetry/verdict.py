@@ -24,12 +24,14 @@ class Verdict:
         headline: in a few words.
         reason: the figures behind it.
         advice: what would help, or that nothing needs to.
+        is_busy_but_empty: the device looks used up while most of its arithmetic lies idle.
     """
 
     resource: Resource
     headline: str
     reason: str
     advice: str
+    is_busy_but_empty: bool
 
 
 def verdict(values: Values) -> Verdict:
@@ -39,7 +41,7 @@ def verdict(values: Values) -> Verdict:
         if values.get(f"ridgeline_bound_by{{{name}}}") == 1:
             resource = name
     headline, reason, advice = _WORDS[resource](values)
-    return Verdict(resource, headline, f"{reason}{_busy_but_empty(values)}", advice)
+    return Verdict(resource, headline, f"{reason}{_busy_but_empty(values)}", advice, is_busy_but_empty(values))
 
 
 def is_busy_but_empty(values: Values) -> bool:

@@ -1,7 +1,7 @@
 // The page as a whole.
 import { stop } from './answers.js';
 import { Composer } from './composer.js';
-import { start } from './conversations.js';
+import { login, start } from './conversations.js';
 import { DataDialog } from './data.js';
 import { dialog } from './dialog.js';
 import { showToast } from './errors.js';
@@ -15,14 +15,14 @@ import { SearchDialog } from './search.js';
 import { SettingsDialog } from './settings.js';
 import { onShortcut, ShortcutsDialog } from './shortcuts.js';
 import { Sidebar } from './sidebar.js';
-import { answering, drawer, phase, status, thread, toast } from './state.js';
+import { answering, drawer, loginFailed, phase, status, thread, toast } from './state.js';
 import { text, title } from './text.js';
 import { Messages } from './thread.js';
 
 const DIALOGS = { search: SearchDialog, settings: SettingsDialog, shortcuts: ShortcutsDialog, data: DataDialog };
 
 function App() {
-  if (phase.value === 'login') return html`<${Login} />`;
+  if (phase.value === 'login') return html`<${Login} login=${login} failed=${loginFailed.value} />`;
   if (phase.value === 'unreachable') return html`<${Unreachable} />`;
   if (phase.value === 'loading') return html`<${Loading} />`;
   return html`<${Chat} />`;

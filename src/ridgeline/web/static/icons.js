@@ -24,6 +24,7 @@ export const Download = icon(html`<path d="M12 4.500v10M7.5 10.500l4.5 4.5 4.5-4
 export const Upload = icon(html`<path d="M12 15V4.500M7.5 9l4.5-4.500L16.5 9M5 19.500h14" />`);
 export const Exchange = icon(html`<path d="M8 19V5M4 9l4-4 4 4M16 5v14M12 15l4 4 4-4" />`);
 export const Keys = icon(html`<rect x="3" y="6.5" width="18" height="11" rx="2" /><path d="M7 10h.01M10.3 10h.01M13.7 10h.01M17 10h.01M8.5 14h7" />`);
+export const Gauge = icon(html`<path d="M4 18a9 9 0 1 1 16 0M12 15l4-5" /><circle class="filled" cx="12" cy="15" r="1.2" />`);
 export const Sliders = icon(html`<path d="M4 8h8M18 8h2M4 16h2M12 16h8" /><circle cx="15" cy="8" r="2.5" /><circle cx="9" cy="16" r="2.5" />`);
 export const Temporary = icon(html`<path d="M12 4.5a7.5 7.5 0 1 1-3.4 14.2L4.5 20l1.3-4.1A7.5 7.5 0 0 1 12 4.5z" stroke-dasharray="3 2.7" />`);
 export const Chevron = icon(html`<path d="M7 10l5 5 5-5" />`);

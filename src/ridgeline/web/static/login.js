@@ -1,8 +1,6 @@
 // What is shown before there is anything to talk to.
 import { html, useState } from './lib.js';
-import { login } from './conversations.js';
 import { Logo } from './icons.js';
-import { loginFailed } from './state.js';
 import { text, title } from './text.js';
 
 export function Loading() {
@@ -18,7 +16,8 @@ export function Loading() {
   `;
 }
 
-export function Login() {
+// `login` tries a key, `failed` says that the last one was wrong.
+export function Login({ login, failed }) {
   const [key, setKey] = useState('');
   const [stay, setStay] = useState(false);
   const [busy, setBusy] = useState(false);
@@ -42,11 +41,11 @@ export function Login() {
           required
           autofocus
           autocomplete="current-password"
-          aria-invalid=${loginFailed.value}
+          aria-invalid=${failed}
           aria-describedby="key-error"
           onInput=${(event) => setKey(event.target.value)}
         />
-        <p id="key-error" class="bad" role="alert">${loginFailed.value ? text.login.wrong : ''}</p>
+        <p id="key-error" class="bad" role="alert">${failed ? text.login.wrong : ''}</p>
         <div class="check">
           <input
             id="stay"

@@ -7,7 +7,7 @@ import { exportOne } from './data.js';
 import { openDialog } from './dialog.js';
 import { keepFocus } from './focus.js';
 import { hideList, listShown } from './frame.js';
-import { Dots, Download, Exchange, Keys, Leave, Logo, Menu, Moon, Panel, Pencil, Pin, Plus, Screen, Search, Sun, Trash } from './icons.js';
+import { Dots, Download, Exchange, Gauge, Keys, Leave, Logo, Menu, Moon, Panel, Pencil, Pin, Plus, Screen, Search, Sun, Trash } from './icons.js';
 import { hint } from './keys.js';
 import { byDate, today } from './list.js';
 import { MenuButton } from './menu.js';
@@ -45,6 +45,7 @@ function PageMenu() {
   const items = () => [
     ...choices,
     null,
+    { label: text.dashboard, icon: Gauge, run: () => location.assign('/dashboard') },
     { label: text.data.name, icon: Exchange, run: () => openDialog('data') },
     ...(touch.matches ? [] : [{ label: text.keys.name, icon: Keys, run: () => openDialog('shortcuts') }]),
     ...(hasKey() ? [{ label: text.menu.signOut, detail: text.menu.signedIn(session.value.tenant), icon: Leave, run: signOut }] : []),

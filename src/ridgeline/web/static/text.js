@@ -9,6 +9,7 @@ export const text = {
   skip: 'Skip to the message box',
   conversations: 'Conversations',
   newChat: 'New chat',
+  dashboard: 'Dashboard',
   openList: 'Show conversations',
   closeList: 'Hide conversations',
   remove: (name) => `Delete “${name}”`,

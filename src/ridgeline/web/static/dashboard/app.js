@@ -1,0 +1,84 @@
+// The dashboard as a whole.
+import { Logo } from '../icons.js';
+import { html, render, signal } from '../lib.js';
+import { Login } from '../login.js';
+import { title } from '../text.js';
+import { Batch } from './batch.js';
+import { Device } from './device.js';
+import { hidden, keyFailed, login, models, needsKey, past, start, trouble } from './feed.js';
+import { Kv, Prefix } from './memory.js';
+import { Predictions } from './predictions.js';
+import { Roofline } from './roofline.js';
+import { Requests, Speed } from './speed.js';
+import { text } from './text.js';
+import { Verdict } from './verdict.js';
+
+const chosen = signal(null);
+
+function App() {
+  if (needsKey.value) return html`<${Login} login=${login} failed=${keyFailed.value} />`;
+  const names = Object.keys(models.value ?? {});
+  const name = names.includes(chosen.value) ? chosen.value : names[0];
+  return html`
+    <a class="skip" href="#figures">${text.skip}</a>
+    <header class="top">
+      <a class="home" href="/" aria-label=${text.back} title=${text.back}><${Logo} /><span>${title}</span></a>
+      <h1>${text.name}</h1>
+      <${State} />
+    </header>
+    <main id="figures" class="dashboard" tabindex="-1">
+      <${Models} names=${names} shown=${name} />
+      ${name ? html`<${Figures} key=${name} live=${models.value[name]} past=${past.value[name]} />` : html`<${Nothing} />`}
+    </main>
+  `;
+}
+
+function State() {
+  const lost = trouble.value;
+  if (lost) return html`<p class="state lost" role="status">${lost.status === 404 ? text.noMetrics : text.lost(lost.since)}</p>`;
+  const words = hidden.value ? text.paused : models.value ? text.live : text.waiting;
+  return html`<p class=${hidden.value ? 'state' : 'state on'} role="status">${words}</p>`;
+}
+
+function Nothing() {
+  if (trouble.value) return null;
+  return html`<p class="empty">${models.value ? text.noModels : text.waiting}</p>`;
+}
+
+function Models({ names, shown }) {
+  if (names.length < 2) return names.length ? html`<p class="model-name">${names[0]}</p>` : null;
+  return html`
+    <div class="chips" role="group" aria-label=${text.models}>
+      ${names.map(
+        (name) => html`
+          <button type="button" class="chip" key=${name} aria-pressed=${name === shown} onClick=${() => (chosen.value = name)}>${name}</button>
+        `,
+      )}
+    </div>
+  `;
+}
+
+function Figures({ live, past }) {
+  return html`
+    <details class="intro">
+      <summary>${text.intro.name}</summary>
+      ${text.intro.body.map((paragraph) => html`<p>${paragraph}</p>`)}
+    </details>
+    <div class="cards">
+      <${Verdict} live=${live} />
+      <${Batch} live=${live} past=${past} />
+      <${Kv} live=${live} past=${past} />
+      <${Prefix} live=${live} />
+      <${Device} live=${live} past=${past} />
+      <${Speed} live=${live} past=${past} />
+      <${Requests} live=${live} past=${past} />
+      <${Roofline} live=${live} />
+      <${Predictions} live=${live} />
+    </div>
+  `;
+}
+
+const root = document.getElementById('app');
+root.replaceChildren(); // what stood there while the page was on its way
+render(html`<${App} />`, root);
+start();
