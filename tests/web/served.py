@@ -12,6 +12,7 @@ from scripted import ScriptedBackend
 from ridgeline.api.app import create_app
 from ridgeline.api.settings import ApiSettings
 from ridgeline.store.store import Store
+from ridgeline.telemetry.metrics import Metrics
 from ridgeline.web.app import mount
 from ridgeline.web.settings import WebSettings
 
@@ -25,6 +26,7 @@ class Server:
     settings: WebSettings
     api_keys: dict[str, str] = field(default_factory=dict)
     port: int = 0
+    metrics: Metrics | None = None
     _server: uvicorn.Server | None = None
     _thread: threading.Thread | None = None
 
@@ -33,7 +35,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        app = create_app(self.backend, ApiSettings(api_keys=self.api_keys))
+        app = create_app(self.backend, ApiSettings(api_keys=self.api_keys), self.metrics)
         mount(app, backend=self.backend, store=Store(self.database), settings=self.settings)
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -19,6 +19,7 @@ OURS = [
     for path in STATIC.rglob("*")
     if path.is_file() and vendor.FOLDER not in path.parents and path.suffix != ".png"
 ]
+PAGES = ("index.html", "dashboard.html")
 FILES = json.loads(vendor.MANIFEST.read_text())["modules"]
 MODULES = [name for name in FILES if name.endswith(".js")]
 IMPORTS = re.compile(r"""(?:\bfrom|(?:^|[;\n])\s*import|\bimport\s*\()\s*["']([\w@./-]+)["']""")
@@ -92,28 +93,36 @@ def test_a_stylesheet_asks_for_fonts_in_one_format() -> None:
     assert vendor.stylesheet(source) == b'src:url(a.woff2) format("woff2")}'
 
 
-def test_the_page_has_no_inline_script_or_style() -> None:
-    page = (STATIC / "index.html").read_text()
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_has_no_inline_script_or_style(name: str) -> None:
+    page = (STATIC / name).read_text()
     assert re.findall(r"<script[^>]*>(.*?)</script>", page, flags=re.S) == ["", ""]
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", page)
 
 
 def test_every_module_of_ours_is_reachable() -> None:
-    scripts = re.findall(r'<script[^>]* src="{{assets}}/([\w.-]+)"', (STATIC / "index.html").read_text())
-    assert scripts == ["loading.js", "app.js"]
-    seen, todo = set(), scripts
+    scripts = {
+        page: re.findall(r'<script[^>]* src="{{assets}}/([\w./-]+)"', (STATIC / page).read_text())
+        for page in PAGES
+    }
+    assert list(scripts.values()) == [["loading.js", "app.js"], ["loading.js", "dashboard/app.js"]]
+    seen: set[Path] = set()
+    todo = [STATIC / name for names in scripts.values() for name in names]
     while todo:
-        name = todo.pop()
-        if name not in seen:
-            seen.add(name)
-            todo += re.findall(r"from '\./([\w/.-]+)'", (STATIC / name).read_text())
-    ours = {path.name for path in OURS if path.suffix == ".js"}
-    assert ours == {name for name in seen if not name.startswith("vendor/")}
+        path = todo.pop()
+        if path not in seen:
+            seen.add(path)
+            imported = re.findall(r"from '(\.{1,2}/[\w/.-]+)'", path.read_text())
+            todo += [(path.parent / name).resolve() for name in imported]
+    assert {path for path in OURS if path.suffix == ".js"} == {
+        path for path in seen if vendor.FOLDER not in path.parents
+    }
 
 
 def test_headers_and_caching(server: Server) -> None:
+    linked: list[str] = []
     with httpx.Client(base_url=server.url) as client:
-        for path in ("/", "/c/0123456789abcdef"):
+        for path in ("/dashboard", "/", "/c/0123456789abcdef"):
             page = client.get(path)
             assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
             policy = dict(
@@ -126,9 +135,9 @@ def test_headers_and_caching(server: Server) -> None:
             assert page.headers["x-content-type-options"] == "nosniff"
             assert page.headers["referrer-policy"] == "no-referrer"
             assert page.headers["cache-control"] == "no-cache"
-        linked = re.findall(r'(?:href|src)="(/assets/[^"]+)"', page.text)
-        assert len(linked) > 8
-        for path in linked:
+            linked += re.findall(r'(?:href|src)="(/assets/[^"]+)"', page.text)
+        assert len(set(linked)) > 8
+        for path in set(linked):
             asset = client.get(path)
             assert asset.status_code == 200, path
             assert "immutable" in asset.headers["cache-control"]

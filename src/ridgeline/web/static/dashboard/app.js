@@ -22,8 +22,9 @@ function App() {
   return html`
     <a class="skip" href="#figures">${text.skip}</a>
     <header class="top">
-      <a class="home" href="/" aria-label=${text.back} title=${text.back}><${Logo} /><span>${title}</span></a>
+      <span class="brand"><${Logo} />${title}</span>
       <h1>${text.name}</h1>
+      <a class="back" href="/">${text.back}</a>
       <${State} />
     </header>
     <main id="figures" class="dashboard" tabindex="-1">

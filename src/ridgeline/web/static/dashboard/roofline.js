@@ -84,7 +84,7 @@ function says(live, rows) {
 function Table({ rows }) {
   const words = text.roofline.table;
   return html`
-    <div class="wide" tabindex="0" role="region" aria-label=${text.roofline.name}>
+    <div class="wide" tabindex="0" role="region" aria-label=${text.roofline.byKind}>
       <table>
         <thead><tr>${Object.values(words).map((word) => html`<th scope="col">${word}</th>`)}</tr></thead>
         <tbody>
@@ -146,7 +146,8 @@ function Roof({ roof, kind, x, y, ends: [left, right] }) {
     ${kind === 'peak'
       ? html`
           <text class="says" x=${x(right)} y=${y(roof.flops) - 5} text-anchor="end">${amount(roof.flops, FLOPS)}</text>
-          <text class="says" x=${x(corner) - 6} y=${y(roof.flops) - 5} text-anchor="end">${text.roofline.ridge(corner)}</text>
+          <path class="corner" d=${`M${x(corner)} ${y(roof.flops)}V${HEIGHT - SIDES.bottom}`} />
+          <text class="says" x=${x(corner) + 4} y=${HEIGHT - SIDES.bottom - 6}>${text.roofline.ridge(corner)}</text>
         `
       : null}
   `;

@@ -84,7 +84,7 @@ export const text = {
     free: 'free',
     used: 'in use by answers being written',
     chart: 'Running, and with idle on top',
-    evicted: (blocks, span) => `${count(blocks)} idle blocks were given up for others in ${span}.`,
+    evicted: (blocks, span) => `${blocks === 1 ? '1 idle block was' : `${count(blocks)} idle blocks were`} given up for others in ${span}.`,
     terms: {
       'Running': 'Held by answers that are being written; nothing else can have it.',
       'Idle': 'Left from earlier answers. It makes their next turn quick, and is given up when room is needed.',
@@ -100,7 +100,7 @@ export const text = {
     cost: (spent, span) => `Reading again what had been lost took ${seconds(spent)} of ${span}.`,
     noCost: (span) => `Nothing that had been lost was read again in ${span}.`,
     total: (spent) => `Since the start: ${seconds(spent)}.`,
-    preempted: (times, span) => `${count(times)} running answers were put back to make room in ${span}.`,
+    preempted: (times, span) => `${times === 1 ? '1 running answer was' : `${count(times)} running answers were`} put back to make room in ${span}.`,
     terms: {
       'Hit': 'Was still in the KV cache and cost nothing.',
       'Cold': 'Had never been seen, and had to be read.',
@@ -173,6 +173,7 @@ export const text = {
   roofline: {
     name: 'Roofline',
     choose: 'Steps to show',
+    byKind: 'Steps by what they did',
     kinds: { reading: 'Reading prompts', writing: 'Writing answers', both: 'Both in one step' },
     across: 'operations per byte',
     up: 'operations per second',
