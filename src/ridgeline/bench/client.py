@@ -153,15 +153,24 @@ async def served_contexts(session: aiohttp.ClientSession, url: str) -> dict[str,
 
     Raises `ServerError`.
     """
+    listed = await get_json(session, f"{url}/v1/models")
     try:
-        async with session.get(f"{url}/v1/models") as response:
+        return {str(model["id"]): _context(model) for model in listed["data"]}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _broken(error) from error
+
+
+async def get_json(session: aiohttp.ClientSession, url: str) -> Any:
+    """What stands at an address. Raises `ServerError` for anything but JSON with status 200."""
+    try:
+        async with session.get(url) as response:
             body = await response.read()
             if response.status != 200:
                 raise _error(response.status, body, response.headers.get("Retry-After"))
-            return {str(model["id"]): _context(model) for model in orjson.loads(body)["data"]}
+            return orjson.loads(body)
     except TimeoutError as error:
         raise ServerError(0, "timeout", "no answer within the time limit") from error
-    except (aiohttp.ClientError, ConnectionError, ValueError, KeyError, TypeError) as error:
+    except (aiohttp.ClientError, ConnectionError, ValueError) as error:
         raise _broken(error) from error
 
 

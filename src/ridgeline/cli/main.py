@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import ridgeline
-from ridgeline.cli import bench, chat, models, pull, serve
+from ridgeline.cli import bench, chat, models, pull, serve, top
 from ridgeline.cli.errors import CommandFailed
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command(name="serve", no_args_is_help=False)(serve.serve)
 app.command(name="pull")(pull.pull)
 app.command(name="models")(models.models)
 app.command(name="chat")(chat.chat)
+app.command(name="top")(top.top)
 app.command(name="bench")(bench.bench)
 
 
@@ -45,6 +46,7 @@ def _program(
     Examples:
       ridgeline serve                     start with the default model
       ridgeline chat "What is a ridge?"   ask the running server
+      ridgeline top                       see what binds it now
       ridgeline bench --concurrency 8     measure it
     """
 

@@ -72,7 +72,13 @@ class Ledger:
         sizes = sorted(map(abs, signed))
         median = _quantile(sizes, 0.5)
         fair: Literal["good", "bad"] = "good" if median <= TOLERATED[what] else "bad"
-        return Calibration(self._counts[what], median, _quantile(sizes, 0.9), _quantile(signed, 0.5), fair if len(pairs) >= FEW else "few")
+        return Calibration(
+            self._counts[what],
+            median,
+            _quantile(sizes, 0.9),
+            _quantile(signed, 0.5),
+            fair if len(pairs) >= FEW else "few",
+        )
 
     def pairs(self, what: Prediction, most: int = 100) -> list[tuple[float, float]]:
         """The latest (predicted, outcome), oldest first."""

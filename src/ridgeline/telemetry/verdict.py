@@ -41,7 +41,9 @@ def verdict(values: Values) -> Verdict:
         if values.get(f"ridgeline_bound_by{{{name}}}") == 1:
             resource = name
     headline, reason, advice = _WORDS[resource](values)
-    return Verdict(resource, headline, f"{reason}{_busy_but_empty(values)}", advice, is_busy_but_empty(values))
+    return Verdict(
+        resource, headline, f"{reason}{_busy_but_empty(values)}", advice, is_busy_but_empty(values)
+    )
 
 
 def is_busy_but_empty(values: Values) -> bool:
