@@ -4,7 +4,7 @@ from pathlib import Path
 
 from step_record import STEP
 
-from ridgeline.telemetry.definitions import DEFINITIONS
+from ridgeline.telemetry.definitions import BY_NAME, DEFINITIONS
 from ridgeline.telemetry.metrics import Metrics
 from ridgeline.telemetry.records import RequestRecord
 from ridgeline.telemetry.reference import reference
@@ -24,6 +24,7 @@ def test_every_metric_defined_can_be_scraped():
     meter.recomputed(3, 0.1, "preempted")
     meter.evicted(2, "room")
     meter.finished(RequestRecord("stop", 0.1, 0.2, 0.3, 4, 5, 0))
+    assert {name for name, _, _ in meter.numbers()} | set(meter.histograms()) == set(BY_NAME)
     assert {family.name for family in metrics.collect()} == {
         definition.name.removesuffix("_total") for definition in DEFINITIONS
     }
