@@ -112,7 +112,7 @@ def test_every_module_of_ours_is_reachable() -> None:
         path = todo.pop()
         if path not in seen:
             seen.add(path)
-            imported = re.findall(r"from '(\.{1,2}/[\w/.-]+)'", path.read_text())
+            imported = re.findall(r"(?:from|import) '(\.{1,2}/[\w/.-]+)'", path.read_text())
             todo += [(path.parent / name).resolve() for name in imported]
     assert {path for path in OURS if path.suffix == ".js"} == {
         path for path in seen if vendor.FOLDER not in path.parents

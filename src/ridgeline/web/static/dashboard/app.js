@@ -1,4 +1,5 @@
 // The dashboard as a whole.
+import '../appearance.js';
 import { Logo } from '../icons.js';
 import { html, render, signal } from '../lib.js';
 import { Login } from '../login.js';

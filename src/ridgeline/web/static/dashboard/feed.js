@@ -1,5 +1,5 @@
 // Asks the server how it is, once a second while anybody looks, and remembers some minutes of it.
-import { ApiError, call, setKey } from '../api.js';
+import { ApiError, call, keepKey, setKey } from '../api.js';
 import { batch, signal } from '../lib.js';
 
 const EVERY_MS = 1000;
@@ -24,14 +24,16 @@ export function start() {
   return ask();
 }
 
-export async function login(key) {
+// `keep`: whether to keep the key on this device.
+export async function login(key, keep) {
   setKey(key.trim());
   keyFailed.value = false;
   needsKey.value = false;
   await ask();
-  if (!needsKey.value) return;
-  setKey(null);
-  keyFailed.value = true;
+  if (needsKey.value) {
+    setKey(null);
+    keyFailed.value = true;
+  } else keepKey(keep);
 }
 
 async function ask() {
