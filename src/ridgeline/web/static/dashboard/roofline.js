@@ -109,7 +109,7 @@ function Plot({ steps, all, roofs, says }) {
   return html`
     <div class="plot" ref=${element}>
       <svg width=${width} height=${HEIGHT} role="img" aria-label=${says}>
-        ${xs.map((value) => html`<g key=${`x${value}`}><path class="grid" d=${`M${x(value)} ${SIDES.top}V${HEIGHT - SIDES.bottom}`} /><text x=${x(value)} y=${HEIGHT - SIDES.bottom + 16} text-anchor="middle">${count(value)}</text></g>`)}
+        ${xs.map((value) => html`<g key=${`x${value}`}><path class="grid" d=${`M${x(value)} ${SIDES.top}V${HEIGHT - SIDES.bottom}`} /><text x=${x(value)} y=${HEIGHT - SIDES.bottom + 16} text-anchor="middle">${number(value)}</text></g>`)}
         ${ys.map((value) => html`<g key=${`y${value}`}><path class="grid" d=${`M${SIDES.left} ${y(value)}H${width - SIDES.right}`} /><text x=${SIDES.left - 6} y=${y(value) + 4} text-anchor="end">${amount(value, '')}</text></g>`)}
         <text x=${(SIDES.left + width - SIDES.right) / 2} y=${HEIGHT - 6} text-anchor="middle">${text.roofline.across}</text>
         <text class="up" x=${SIDES.left + 6} y=${HEIGHT - SIDES.bottom - 6}>${`↑ ${text.roofline.up}`}</text>
@@ -127,7 +127,7 @@ function axes(all, roofs, width) {
   const low = Math.min(ridge / 100, ...all.map((one) => one.intensity));
   const high = Math.max(ridge * 4, ...all.map((one) => one.intensity));
   const [left, right] = [decadeBelow(low), high * 1.5];
-  const bottom = decadeBelow(Math.min(roofAt(roof, low), ...all.map((one) => one.rate)));
+  const bottom = decadeBelow(Math.min(roofAt(roof, left), ...all.map((one) => one.rate)));
   const top = Math.max(roof.flops, ...all.map((one) => one.rate)) * 2.5;
   return {
     x: logScale(left, right, SIDES.left, width - SIDES.right),
