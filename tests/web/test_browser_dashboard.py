@@ -188,7 +188,7 @@ def test_from_the_chat_and_back(server: Server, open_page: OpenPage, size: dict[
     page = open_page(server.url, **size)
     expect(page.get_by_role("textbox", name="Message", exact=True)).to_be_visible()
     open_list(page)
-    page.get_by_role("button", name="Menu").click()
+    page.get_by_role("button", name="Menu", exact=True).click()
     page.get_by_role("menuitem", name="Dashboard").click()
     expect(card(page, "Batch")).to_be_visible()
     page.get_by_role("link", name="Back to the chat").click()
