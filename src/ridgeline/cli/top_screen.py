@@ -91,7 +91,7 @@ def _batch(live: Live) -> str:
     allowed = values.get("ridgeline_step_limit_tokens")
     words = [
         f"{count(values.get('ridgeline_batch_size', 0))} answers in a step",
-        f"{tokens} tokens (now up to {count(allowed)})" if allowed else f"{tokens} tokens",
+        f"{tokens} of {count(allowed)} tokens" if allowed else f"{tokens} tokens",
     ]
     if "ridgeline_ridge_batch_sequences" in values:
         ridge = values["ridgeline_ridge_batch_sequences"]

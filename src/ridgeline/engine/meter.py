@@ -149,7 +149,8 @@ class StepMeter:
         preparing and committing took, and the step itself goes from `started` (or the end of the
         step before, where steps overlap) to `ended`.
         """
-        seconds = ended - max(started, self._last_ended)
+        # Where steps overlap, one whose result was waiting already took longer than since the one before.
+        seconds = max(ended - max(started, self._last_ended), device_seconds)
         work = self._cost_model.work(plan)
         cost = self._cost_model.cost(work)
         expected = self._cost_model.observe(work, cost, seconds)

@@ -51,7 +51,7 @@ export const text = {
   batch: {
     name: 'Batch',
     running: (size) => (size === 1 ? 'answer in the last step' : 'answers in the last step'),
-    tokens: (tokens, limit) => `${count(tokens)} tokens were computed in it${limit ? `; up to ${count(limit)} are allowed now` : ''}.`,
+    tokens: (tokens, limit) => `${count(tokens)} tokens were computed in it${limit ? `, of ${count(limit)} allowed` : ''}.`,
     idle: 'Nothing runs. The room is that of the last step.',
     room: 'Room for more, until …',
     limits: {
