@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numba import njit
 from test_jit_products import FORMS, matrix
 
-from ridgeline.kernels.jit.packing import aligned_zeros, pack
+from ridgeline.kernels.jit.memory import aligned_zeros
+from ridgeline.kernels.jit.packing import pack
 from ridgeline.kernels.jit.wide import (
     BLOCK_PANEL_BYTES,
     ORDER,
