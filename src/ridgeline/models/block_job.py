@@ -13,7 +13,7 @@ from ridgeline.kernels.jit.packing import PackedMatrix
 from ridgeline.kernels.jit.products import BLOCK
 from ridgeline.kernels.jit.splitting import measure_splits
 from ridgeline.kernels.jit.step_job import JOB, LAYER
-from ridgeline.kernels.jit.step_products import panel_bytes
+from ridgeline.kernels.jit.step_products import PANEL_BYTES
 from ridgeline.kernels.jit.team import MOST_GROUPS
 from ridgeline.kernels.jit.wide import ROWS, tile_configuration
 from ridgeline.models.block_weights import BlockLayer, BlockWeights
@@ -89,8 +89,7 @@ class Job:
             scratch=scratch, scratch_bytes=scratch.shape[1], partials=partials, partial_bytes=partials.size
         )
         if least_wide < sys.maxsize:
-            columns = max(config.hidden, config.ffn, config.heads * config.head_dim)
-            panels = aligned_zeros((threads, panel_bytes(columns)))
+            panels = aligned_zeros((threads, PANEL_BYTES))
             configuration = tile_configuration()
             self._set(panels=panels, panel_bytes=panels.shape[1], tile_configuration=configuration)
 

@@ -45,6 +45,9 @@ PANEL_TILES = 2
 BLOCK_PANEL_BYTES = 1024 * PANEL_TILES
 """Of a panel, for each block of 32 inputs."""
 
+PANEL_BLOCKS = 18
+"""At most, of a panel that stays in the first cache while activations pass by: 36 of its 48 KB."""
+
 TILE_BYTES = 1024
 """Of 16 rows of a block of activations."""
 
@@ -194,8 +197,10 @@ def _multiply_tiles(body: Body, given: dict[str, Value], tiles: int) -> None:
         inputs = body.address(given["x"], b.mul(index, given["x_block"]))
 
         def load_inputs(m: int) -> None:
+            # With the hint that they are not needed again soon: they pass by the panel, which should
+            # stay in the first cache.
             place = _pointer(body, body.address(inputs, b.mul(given["x_tile"], I64(m))))
-            body.call("llvm.x86.tileloadd64", VOID, I8(_INPUTS + m), place, given["x_row"])
+            body.call("llvm.x86.tileloaddt164", VOID, I8(_INPUTS + m), place, given["x_row"])
 
         def load_weights(n: int) -> None:
             place = _pointer(body, weights[n])
@@ -241,6 +246,7 @@ def multiply_panel(typing, tiles, x, x_row, x_block, x_tile, panel, blocks, out,
 
 
 _SHORTS = ir.VectorType(I16, 16)
+_BLOCK_SHORTS = ir.VectorType(I16, 2 * 16)
 
 
 def rounded(body: Body, vector: Value) -> Value:
@@ -267,24 +273,45 @@ def _round_block(function: Any) -> None:
     body.b.ret_void()
 
 
+def _activate_row(body: Body, place: Value, target: Value, is_upper: Value) -> None:
+    b = body.b
+    gate, up = (body.load(FLOATS, body.address(place, at), 4) for at in (0, 64))
+    # Of nan a number may become only by bits that no computation gives.
+    bits = b.add(b.bitcast(silu_product(body, gate, up, True), INTS), constant(INTS, 0x8000))
+    # The upper 16 bits of each, where those of its half stand; the other half's places are not written.
+    lanes = ir.Constant(ir.VectorType(I32, len(ORDER)), [I32(2 * (i % 16) + 1) for i in ORDER])
+    halves = b.bitcast(bits, _BLOCK_SHORTS)
+    spread = b.shuffle_vector(halves, ir.Constant(_BLOCK_SHORTS, ir.Undefined), lanes)
+    masks = [sum((i // 16 == half) << place for place, i in enumerate(ORDER)) for half in (0, 1)]
+    mask = b.bitcast(
+        b.select(is_upper, I32(masks[1]), I32(masks[0])), ir.VectorType(ir.IntType(1), len(ORDER))
+    )
+    address = b.inttoptr(target, _BLOCK_SHORTS.as_pointer())
+    body.call("llvm.masked.store.v32i16.p0", VOID, spread, address, I32(2), mask)
+
+
 def _activate_rows(function: Any) -> None:
     body = Body(function.append_basic_block())
-    source, row_bytes, rows, target = function.args
+    b = body.b
+    source, row_bytes, rows, half, target = function.args
+    is_upper = b.icmp_signed("!=", half, I64(0))
     with counted(body, rows) as index:
-        place = body.address(source, body.b.mul(index, row_bytes))
-        gates, ups = (
-            [body.load(FLOATS, body.address(place, at), 4) for at in (first, first + 64)]
-            for first in (0, 128)
-        )
-        lower, upper = (silu_product(body, gate, up) for gate, up in zip(gates, ups, strict=True))
-        _store_block(body, lower, upper, body.address(target, body.b.mul(index, I64(TILE_BYTES // 16))))
-    body.b.ret_void()
+        place = body.address(source, b.mul(index, row_bytes))
+        _activate_row(body, place, body.address(target, b.mul(index, I64(TILE_BYTES // 16))), is_upper)
+    b.ret_void()
 
 
 @intrinsic
-def activate_rows(typing, source, row_bytes, rows, target):
-    """`silu(gate) * up` of rows of 32 gates and 32 ups, as a block of up to 16 rows of activations."""
-    return emitted("ridgeline_wide_activate_rows", 4, _activate_rows)
+def activate_rows(typing, source, row_bytes, rows, half, target):
+    """`silu(gate) * up` of up to 16 rows of 16 gates and 16 ups, as half a block of activations.
+
+    Args:
+        source: address of float32 [rows, 32], `row_bytes` from row to row.
+        rows: how many.
+        half: of each row's block, 0 or 1: the first 16 of its activations or the others.
+        target: address of the tile; its other half is left as it is.
+    """
+    return emitted("ridgeline_wide_activate_rows", 5, _guarded(_activate_rows))
 
 
 @intrinsic
