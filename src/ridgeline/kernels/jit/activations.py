@@ -120,12 +120,19 @@ def floats_at(address, size):
 
 # Sums in any order; but nan and infinity are what they are, for they must reach the logits.
 @njit(fastmath={"reassoc", "contract", "nsz"})
-def norm_row(source, weight, size, eps, out):
-    """RMS norm of `size` float32, `x / sqrt(mean(x^2) + eps) * weight`; the others are addresses."""
-    x, w, normed = floats_at(source, size), floats_at(weight, size), floats_at(out, size)
+def norm_factor(source, size, eps):
+    """`1 / sqrt(mean(x^2) + eps)` of `size` float32 at an address: what an RMS norm multiplies with."""
+    x = floats_at(source, size)
     total = np.float32(0)
     for i in range(size):
         total += x[i] * x[i]
-    scale = np.float32(1 / math.sqrt(total / size + eps))
+    return np.float32(1 / math.sqrt(total / size + eps))
+
+
+@njit(fastmath={"reassoc", "contract", "nsz"})
+def norm_row(source, weight, size, eps, out):
+    """RMS norm of `size` float32, `x / sqrt(mean(x^2) + eps) * weight`; the others are addresses."""
+    x, w, normed = floats_at(source, size), floats_at(weight, size), floats_at(out, size)
+    factor = norm_factor(source, size, eps)
     for i in range(size):
-        normed[i] = x[i] * scale * w[i]
+        normed[i] = x[i] * factor * w[i]

@@ -18,7 +18,7 @@ from ridgeline.kernels.jit.wide import (
     TILE_BYTES,
     activate_rows,
     multiply_panel,
-    round_block,
+    round_blocks,
     unpack_panel,
 )
 
@@ -74,9 +74,7 @@ def wide_address(x, row, block):
 def convert(source, row, column, columns, wide, into):
     """Make activations of `columns` float32 at the address `source`: in a row, from a column on."""
     if wide:
-        for block in range(columns // BLOCK):
-            place = wide_address(into, row, column // BLOCK + block)
-            round_block(source + 4 * BLOCK * block, place)
+        round_blocks(source, columns // BLOCK, wide_address(into, row, column // BLOCK))
         return
     for block in range(columns // BLOCK):
         at = column // BLOCK + block
