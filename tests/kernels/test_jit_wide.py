@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from numba import njit
 from test_jit_products import FORMS, matrix
 
-from ridgeline.kernels.jit.packing import aligned_zeros, pack
+from ridgeline.kernels.jit.memory import aligned_zeros
+from ridgeline.kernels.jit.packing import pack
 from ridgeline.kernels.jit.wide import (
     BLOCK_PANEL_BYTES,
     ORDER,
     ROWS,
     activate_rows,
-    round_block,
+    norm_blocks,
+    round_blocks,
     tile_configuration,
     wide_product,
 )
@@ -28,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 @njit
 def _round_blocks(x, out):  # type: ignore[no-untyped-def]
     for block in range(x.shape[0]):
-        round_block(x.ctypes.data + 128 * block, out.ctypes.data + 64 * block)
+        round_blocks(x.ctypes.data + 128 * block, 1, out.ctypes.data + 64 * block)
 
 
 def bfloat16(x: Floats) -> Floats:
@@ -61,6 +63,23 @@ def test_activations_are_rounded_to_the_nearest_and_nan_stays() -> None:
     nan = np.isnan(wanted)
     assert np.array_equal(np.isnan(found), nan)
     assert np.array_equal(found[~nan].view(np.uint32), bfloat16(wanted[~nan]).view(np.uint32))
+
+
+@njit
+def _norm_blocks(x, weight, factor, out):  # type: ignore[no-untyped-def]
+    norm_blocks(x.ctypes.data, weight.ctypes.data, factor.ctypes.data, x.size // 32, out.ctypes.data)
+
+
+def test_a_normed_row_in_place_of_its_blocks() -> None:
+    x, weight = np.random.default_rng(4).standard_normal((2, 96)).astype(np.float32)
+    x[70], weight[5] = np.nan, np.inf
+    factor = np.array([0.37], np.float32)
+    out = np.zeros((3, 16, 32), np.uint16)
+    _norm_blocks(x, weight, factor, out)
+    assert not out[:, 1:].any()
+    found = (out[:, 0].astype(np.uint32) << 16).view(np.float32)
+    wanted = bfloat16(x * factor * weight).reshape(3, 32)[:, ORDER]
+    assert np.array_equal(found, wanted, equal_nan=True)
 
 
 @FORMS
@@ -129,7 +148,9 @@ def test_nan_reaches_the_output_of_its_own_heads_alone() -> None:
 
 @njit
 def _activate(x, out):  # type: ignore[no-untyped-def]
-    activate_rows(x.ctypes.data, x.strides[0], x.shape[0], out.ctypes.data)
+    for half in range(2):
+        halves = np.ascontiguousarray(np.hstack((x[:, 16 * half :][:, :16], x[:, 32 + 16 * half :][:, :16])))
+        activate_rows(halves.ctypes.data, halves.strides[0], x.shape[0], half, out.ctypes.data)
 
 
 def test_gated_activations_in_place_of_blocks() -> None:

@@ -8,17 +8,16 @@ import numpy.typing as npt
 
 from ridgeline.kernels.interface import Batch, Integers
 from ridgeline.kernels.jit import attention, step
-from ridgeline.kernels.jit.packing import PackedMatrix, aligned_zeros
+from ridgeline.kernels.jit.memory import ALIGNMENT_BYTES, Array, aligned_arrays, aligned_zeros
+from ridgeline.kernels.jit.packing import PackedMatrix
 from ridgeline.kernels.jit.products import BLOCK
 from ridgeline.kernels.jit.splitting import measure_splits
 from ridgeline.kernels.jit.step_job import JOB, LAYER
-from ridgeline.kernels.jit.step_products import panel_bytes
+from ridgeline.kernels.jit.step_products import PANEL_BYTES
 from ridgeline.kernels.jit.team import MOST_GROUPS
 from ridgeline.kernels.jit.wide import ROWS, tile_configuration
 from ridgeline.models.block_weights import BlockLayer, BlockWeights
 from ridgeline.models.config import ModelConfig
-
-Array = npt.NDArray[np.generic]
 
 CUT_TASKS = 4
 """For each thread: with more pairs of a token and a KV head than this nothing is gained by cutting them."""
@@ -82,15 +81,15 @@ class Job:
         splits = measure_splits()
         self._set(splits=splits, split_forms=splits.shape[0], split_rows=splits.shape[1])
         group = config.heads // config.kv_heads
-        scratch = np.zeros((threads, step.scratch_bytes(config.hidden, group, config.head_dim)), np.uint8)
+        scratch_bytes = step.scratch_bytes(config.hidden, group, config.head_dim)
+        scratch = aligned_zeros((threads, -(-scratch_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES))
         part_bytes = attention.part_bytes(group, config.head_dim)
-        partials = np.zeros(CUT_TASKS * threads * threads * part_bytes, np.uint8)
+        partials = aligned_zeros(CUT_TASKS * threads * threads * part_bytes)
         self._set(
             scratch=scratch, scratch_bytes=scratch.shape[1], partials=partials, partial_bytes=partials.size
         )
         if least_wide < sys.maxsize:
-            columns = max(config.hidden, config.ffn, config.heads * config.head_dim)
-            panels = aligned_zeros(threads * panel_bytes(columns)).reshape(threads, -1)
+            panels = aligned_zeros((threads, PANEL_BYTES))
             configuration = tile_configuration()
             self._set(panels=panels, panel_bytes=panels.shape[1], tile_configuration=configuration)
 
@@ -150,23 +149,20 @@ class Job:
         tokens = -(-tokens // ROWS) * ROWS
         config = self._config
         width = config.heads * config.head_dim
-        qkv = np.zeros((tokens, self._weights.layers[0].qkv.padded_rows), np.float32)
-        self._set(
-            residual=np.zeros((tokens, config.hidden), np.float32),
-            qkv=qkv,
-            qkv_columns=qkv.shape[1],
-            attended=np.zeros((tokens, width), np.float32),
-        )
+        qkv_columns = self._weights.layers[0].qkv.padded_rows
+        wanted: dict[str, tuple[tuple[int, int], npt.DTypeLike]] = {
+            "residual": ((tokens, config.hidden), np.float32),
+            "qkv": ((tokens, qkv_columns), np.float32),
+            "attended": ((tokens, width), np.float32),
+        }
         for kind, columns in (("normed", config.hidden), ("attention", width), ("gated", config.ffn)):
             blocks = columns // BLOCK
-            arrays: dict[str, Array | float] = {
-                f"{kind}_values": np.zeros((tokens, columns), np.int8),
-                f"{kind}_scales": np.zeros((tokens, blocks), np.float32),
-                f"{kind}_counts": np.zeros((tokens, blocks), np.int32),
-                f"{kind}_totals": np.zeros((tokens, blocks), np.float32),
-                f"{kind}_rounded": np.zeros((tokens, columns), np.uint16),
-            }
-            self._set(**arrays)
+            wanted[f"{kind}_values"] = (tokens, columns), np.int8
+            wanted[f"{kind}_scales"] = (tokens, blocks), np.float32
+            wanted[f"{kind}_counts"] = (tokens, blocks), np.int32
+            wanted[f"{kind}_totals"] = (tokens, blocks), np.float32
+            wanted[f"{kind}_rounded"] = (tokens, columns), np.uint16
+        self._set(qkv_columns=qkv_columns, **aligned_arrays(wanted))
         self._room_tokens = tokens
 
     def _set(self, **values: Array | float) -> None:

@@ -11,6 +11,7 @@ from ridgeline.kernels.interface import Batch, Integers, KVShape
 from ridgeline.kernels.jit import attention, step
 from ridgeline.kernels.jit.attention_ir import provide_attention
 from ridgeline.kernels.jit.kept import is_kept
+from ridgeline.kernels.jit.memory import aligned_zeros
 from ridgeline.kernels.jit.products import provide_product
 from ridgeline.kernels.jit.splitting import measure_least_wide
 from ridgeline.kernels.jit.target import has_tiles, instruction_set
@@ -64,8 +65,8 @@ class BlockTransformer:
         self._weights = weights
         self._team = Team(threads, step.PARTS_BESIDE_LAYERS + step.PARTS_PER_LAYER * config.layers)
         pool_shape = (blocks, config.layers, 2, config.kv_heads, block_size_tokens * config.head_dim)
-        self._pool = np.zeros(pool_shape, np.uint16)
-        self._hidden = np.zeros((0, config.hidden), np.float32)
+        self._pool = aligned_zeros(pool_shape, np.uint16)
+        self._hidden = aligned_zeros((0, config.hidden), np.float32)
         self._logits = self._logit_rows(0)
         self._job = Job(config, weights, self._pool, max_positions, threads, least_wide)
         self._compile()
@@ -85,7 +86,7 @@ class BlockTransformer:
             torch.set_num_threads(1)
         tokens = len(batch.token_ids)
         if tokens > len(self._hidden):
-            self._hidden = np.zeros((tokens, self.config.hidden), np.float32)
+            self._hidden = aligned_zeros((tokens, self.config.hidden), np.float32)
         hidden, logits = self._hidden[:tokens], self._logits_for(len(rows))
         self._job.describe(batch, self._parts(batch))
         peaks = self._job.ask(hidden, rows, logits)
@@ -127,7 +128,7 @@ class BlockTransformer:
         return self._logits
 
     def _logit_rows(self, rows: int) -> npt.NDArray[np.float32]:
-        return np.zeros((-(-rows // ROWS) * ROWS, self._weights.head.padded_rows), np.float32)
+        return aligned_zeros((-(-rows // ROWS) * ROWS, self._weights.head.padded_rows), np.float32)
 
     def _parts(self, batch: Batch) -> int:
         """How many the positions of single tokens are cut into, so that all threads have some."""

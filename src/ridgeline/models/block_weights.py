@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
+from ridgeline.kernels.jit.memory import aligned_zeros
 from ridgeline.kernels.jit.packing import (
     PackedMatrix,
-    aligned_zeros,
     gguf_form,
     interleave_gate_up,
     inverse,

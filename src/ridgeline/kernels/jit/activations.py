@@ -55,25 +55,27 @@ def quantise_block(typing, source, values, scale, sum_, total):
     return emitted("ridgeline_quantise_block", 5, _quantise)
 
 
-def _reciprocal(body: Body, x: Value) -> Value:
-    """1 / x for x from 1 on, within 1e-7 of it; 0 beyond 2^126."""
+def _reciprocal(body: Body, x: Value, for_bfloat16: bool) -> Value:
+    """1 / x for x from 1 on, within 1e-7 of it, or 6.2e-5 for bfloat16; 0 beyond 2^126."""
     if instruction_set() != AVX512:
         return body.b.fdiv(constant(FLOATS, 1.0), x)
     # A division takes as long as all else that is done here; an estimate and a step of Newton's do not.
     nothing, everywhere = constant(FLOATS, 0.0), ir.Constant(I16, -1)
     first = body.call("llvm.x86.avx512.rcp14.ps.512", FLOATS, x, nothing, everywhere)
+    if for_bfloat16:
+        return first
     return body.b.fmul(first, body.fma(body.b.fneg(x), first, constant(FLOATS, 2.0)))
 
 
-def silu_product(body: Body, gate: Value, up: Value) -> Value:
-    """`silu(gate) * up` of vectors."""
+def silu_product(body: Body, gate: Value, up: Value, for_bfloat16: bool = False) -> Value:
+    """`silu(gate) * up` of vectors, as exact as float32 is or as what comes of it in bfloat16 needs."""
     b = body.b
     power = b.fmul(gate, constant(FLOATS, -PER_LN2))
     largest = constant(FLOATS, 126.0)
     # Unordered: nan goes on.
     bounded = b.select(b.fcmp_unordered("<", power, largest), power, largest)
-    denominator = b.fadd(constant(FLOATS, 1.0), power_of_two(body, bounded))
-    return b.fmul(b.fmul(gate, _reciprocal(body, denominator)), up)
+    denominator = b.fadd(constant(FLOATS, 1.0), power_of_two(body, bounded, for_bfloat16))
+    return b.fmul(b.fmul(gate, _reciprocal(body, denominator, for_bfloat16)), up)
 
 
 def _silu_mul(function: Any) -> None:
@@ -118,12 +120,19 @@ def floats_at(address, size):
 
 # Sums in any order; but nan and infinity are what they are, for they must reach the logits.
 @njit(fastmath={"reassoc", "contract", "nsz"})
-def norm_row(source, weight, size, eps, out):
-    """RMS norm of `size` float32, `x / sqrt(mean(x^2) + eps) * weight`; the others are addresses."""
-    x, w, normed = floats_at(source, size), floats_at(weight, size), floats_at(out, size)
+def norm_factor(source, size, eps):
+    """`1 / sqrt(mean(x^2) + eps)` of `size` float32 at an address: what an RMS norm multiplies with."""
+    x = floats_at(source, size)
     total = np.float32(0)
     for i in range(size):
         total += x[i] * x[i]
-    scale = np.float32(1 / math.sqrt(total / size + eps))
+    return np.float32(1 / math.sqrt(total / size + eps))
+
+
+@njit(fastmath={"reassoc", "contract", "nsz"})
+def norm_row(source, weight, size, eps, out):
+    """RMS norm of `size` float32, `x / sqrt(mean(x^2) + eps) * weight`; the others are addresses."""
+    x, w, normed = floats_at(source, size), floats_at(weight, size), floats_at(out, size)
+    factor = norm_factor(source, size, eps)
     for i in range(size):
-        normed[i] = x[i] * scale * w[i]
+        normed[i] = x[i] * factor * w[i]

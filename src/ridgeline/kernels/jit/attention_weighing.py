@@ -11,11 +11,24 @@ from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, PER_LN2, counted, larger, power_of_two
 from ridgeline.kernels.jit.attention_rows import largest_of_each
-from ridgeline.kernels.jit.ir import F32, FLOATS, I16, I32, I64, INTS, LANES, Body, Value, constant, emitted
+from ridgeline.kernels.jit.ir import (
+    F32,
+    FLOATS,
+    I16,
+    I32,
+    I64,
+    INTS,
+    LANES,
+    SHORT_PAIRS,
+    Body,
+    Value,
+    constant,
+    emitted,
+)
+from ridgeline.kernels.jit.wide import brain_floats, guarded
 
 ROWS = 16
 
-_SHORTS = ir.VectorType(I16, LANES)
 _NAMES = (
     "scores score_stride vectors hides lows highs largest sums values value_vectors weights weight_stride"
 ).split()
@@ -51,29 +64,43 @@ def _find_largest(body: Body, given: dict[str, Value], tops: Value, hides: bool)
         b.store(b.load(running), b.gep(tops, [row]))
 
 
+def _lane(body: Body, array: Value, row: Value) -> Value:
+    """A vector of one of the float32 of an array."""
+    return body.splat(
+        body.load(F32, body.address(body.b.ptrtoint(array, I64), body.b.mul(row, I64(4))), 4), FLOATS
+    )
+
+
 def _weigh_row(body: Body, given: dict[str, Value], row: Value, negatives: Value, factors: Value) -> None:
     b = body.b
-    negative, factor = (
-        body.splat(body.load(F32, body.address(b.ptrtoint(array, I64), b.mul(row, I64(4))), 4), FLOATS)
-        for array in (negatives, factors)
-    )
+    negative = _lane(body, negatives, row)
     start = body.address(given["scores"], b.mul(row, given["score_stride"]))
     target = body.address(given["weights"], b.mul(row, given["weight_stride"]))
-    total = cgutils.alloca_once(b, FLOATS)
-    b.store(constant(FLOATS, 0.0), total)
-    with counted(body, given["vectors"]) as index:
-        scores = body.load(FLOATS, body.address(start, b.mul(index, I64(LINE_BYTES))), 4)
-        weights = power_of_two(body, body.fma(scores, constant(FLOATS, PER_LN2), negative))
-        b.store(b.fadd(b.load(total), weights), total)
-        # Of nan anything may become, for the sum that all is divided by is nan then.
-        whole = b.lshr(b.add(b.bitcast(weights, INTS), constant(INTS, 0x8000)), constant(INTS, 16))
-        body.store(b.trunc(whole, _SHORTS), body.address(target, b.mul(index, I64(2 * LANES))), 2)
+    totals = [cgutils.alloca_once(b, FLOATS) for _ in range(2)]
+    for total in totals:
+        b.store(constant(FLOATS, 0.0), total)
+    with counted(body, b.lshr(given["vectors"], I64(1))) as index:
+        place, weights = body.address(start, b.mul(index, I64(2 * LINE_BYTES))), []
+        for i, total in enumerate(totals):
+            scores = body.load(FLOATS, body.address(place, LINE_BYTES * i), 4)
+            power = body.fma(scores, constant(FLOATS, PER_LN2), negative)
+            weights.append(power_of_two(body, power, for_bfloat16=True))
+            b.store(b.fadd(b.load(total), weights[-1]), total)
+        both = b.bitcast(brain_floats(body, *weights), SHORT_PAIRS)
+        body.store(both, body.address(target, b.mul(index, I64(4 * LANES))), 2)
     place = body.address(given["sums"], b.mul(row, I64(LINE_BYTES)))
-    body.store(body.fma(body.load(FLOATS, place, 4), factor, b.load(total)), place, 4)
-    values = body.address(given["values"], b.mul(row, b.mul(given["value_vectors"], I64(LINE_BYTES))))
-    with counted(body, given["value_vectors"]) as index:
-        place = body.address(values, b.mul(index, I64(LINE_BYTES)))
-        body.store(b.fmul(body.load(FLOATS, place, 4), factor), place, 4)
+    total = b.fadd(b.load(totals[0]), b.load(totals[1]))
+    body.store(body.fma(body.load(FLOATS, place, 4), _lane(body, factors, row), total), place, 4)
+
+
+def _scale_values(body: Body, given: dict[str, Value], factors: Value) -> None:
+    b = body.b
+    with counted(body, I64(ROWS)) as row:
+        factor = _lane(body, factors, row)
+        values = body.address(given["values"], b.mul(row, b.mul(given["value_vectors"], I64(LINE_BYTES))))
+        with counted(body, given["value_vectors"]) as index:
+            place = body.address(values, b.mul(index, I64(LINE_BYTES)))
+            body.store(b.fmul(body.load(FLOATS, place, 4), factor), place, 4)
 
 
 def _weigh(function: Any) -> None:
@@ -97,6 +124,10 @@ def _weigh(function: Any) -> None:
     b.store(power_of_two(body, b.fsub(b.fmul(before, per_ln2), top)), factors)
     with counted(body, I64(ROWS)) as row:
         _weigh_row(body, given, row, negatives, factors)
+    # Unordered: with nan too. Later spans seldom bring a larger score.
+    is_changed = b.bitcast(b.fcmp_unordered("!=", before, after), I16)
+    with b.if_then(b.icmp_unsigned("!=", is_changed, I16(0))):
+        _scale_values(body, given, factors)
     b.ret_void()
 
 
@@ -119,7 +150,7 @@ def weigh_tile(
     """Turn scores of 16 rows into weights.
 
     Args:
-        scores: float32 [16, vectors * 16]; those that are not seen become minus infinity.
+        scores: float32 [16, vectors * 16], of an even number; those not seen become minus infinity.
         hides: whether some are not to be seen.
         lows, highs: int64 [16]; a row sees scores from its low to before its high.
         largest: float32 [16], of all scores of a row so far; brought up to date.
@@ -127,4 +158,4 @@ def weigh_tile(
         values: float32 [16, value_vectors * 16], the weighted sums so far; scaled to the new `largest`.
         weights: bfloat16 [16, vectors * 16]; becomes `exp(scores - largest)`.
     """
-    return emitted("ridgeline_attention_weigh_tile", len(_NAMES), _weigh)
+    return emitted("ridgeline_attention_weigh_tile", len(_NAMES), guarded(_weigh))

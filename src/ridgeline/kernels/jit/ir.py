@@ -16,11 +16,28 @@ LANES = 16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
+
+
+class _BrainFloatType(ir.Type):  # type: ignore[misc]
+    """LLVM's type of bfloat16, which llvmlite lacks: for what intrinsics return."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self))
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
 VOID = ir.VoidType()
 BYTES = ir.VectorType(I8, 4 * LANES)
 HALVES = ir.VectorType(F16, LANES)
 INTS = ir.VectorType(I32, LANES)
 FLOATS = ir.VectorType(F32, LANES)
+BRAIN_FLOATS = ir.VectorType(_BrainFloatType(), 2 * LANES)
+SHORT_PAIRS = ir.VectorType(I16, 2 * LANES)
 
 Value = Any
 """llvmlite has no types of its own to check."""

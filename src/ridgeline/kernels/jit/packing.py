@@ -18,6 +18,7 @@ import numpy.typing as npt
 from numba import njit
 
 from ridgeline.kernels.jit.blocks import BLOCK, BlockMatrix, Bytes, Floats, check_columns, check_scales
+from ridgeline.kernels.jit.memory import aligned_zeros
 from ridgeline.kernels.jit.products import BLOCK_BYTES, FORM_4, FORM_4_MINIMUM, FORM_8
 from ridgeline.kernels.jit.repacking import float_from_half, move, round_to_8_bits
 
@@ -27,7 +28,6 @@ TILE_ROWS = 16
 ROWS_MULTIPLE = 2 * TILE_ROWS
 """Rows are filled up to a multiple of this: a product computes two tiles at a time."""
 
-ALIGNMENT_BYTES = 64
 GATED_ROWS = 32
 """As many gates, then as many ups: together they make one block of the next product's inputs."""
 
@@ -74,13 +74,6 @@ def padded(rows: int) -> int:
 def packed_bytes(form: int, rows: int, columns: int) -> int:
     """Size of a packed matrix; a multiple of 64."""
     return BLOCK_BYTES[form] * (padded(rows) // TILE_ROWS) * (columns // BLOCK)
-
-
-def aligned_zeros(size_bytes: int) -> Bytes:
-    """Zeros at an address that is a multiple of 64; memory is taken as it is written."""
-    spare = np.zeros(size_bytes + ALIGNMENT_BYTES, np.uint8)
-    skip = -spare.ctypes.data % ALIGNMENT_BYTES
-    return spare[skip : skip + size_bytes]
 
 
 def zeros(form: int, rows: int, columns: int, data: Bytes | None = None) -> PackedMatrix:

@@ -13,10 +13,11 @@ Where there are tokens enough and the processor has tiles, it is bfloat16 in pla
 from numba import njit
 
 from ridgeline.kernels.jit import attention
-from ridgeline.kernels.jit.activations import norm_row
+from ridgeline.kernels.jit.activations import floats_at, norm_factor, norm_row
 from ridgeline.kernels.jit.ir import provided
 from ridgeline.kernels.jit.packing import embedding_row
 from ridgeline.kernels.jit.peaks import SCRATCH_BYTES, find_peak
+from ridgeline.kernels.jit.products import BLOCK
 from ridgeline.kernels.jit.step_attention import attend, merge, store_all
 from ridgeline.kernels.jit.step_job import (
     batch_of,
@@ -39,9 +40,10 @@ from ridgeline.kernels.jit.step_products import (
     gate,
     multiply,
     take_rows,
+    wide_address,
 )
 from ridgeline.kernels.jit.team import finish, take
-from ridgeline.kernels.jit.wide import configure, release
+from ridgeline.kernels.jit.wide import configure, norm_blocks, release
 
 PARTS_PER_LAYER = 9
 PARTS_BESIDE_LAYERS = 5
@@ -57,8 +59,13 @@ def _norms(shared, part, residual, tokens, weight, eps, scratch, wide, normed, t
     first, end, _ = take_rows(shared, part, thread, tokens, groups, _NORMS_AT_ONCE, 1)
     while first >= 0:
         for row in range(first, end):
-            norm_row(address_of(residual, row, 0), weight, hidden, eps, scratch)
-            convert(scratch, row, 0, hidden, wide, normed)
+            source = address_of(residual, row, 0)
+            if wide:
+                floats_at(scratch, 1)[0] = norm_factor(source, hidden, eps)
+                norm_blocks(source, weight, scratch, hidden // BLOCK, wide_address(normed, row, 0))
+            else:
+                norm_row(source, weight, hidden, eps, scratch)
+                convert(scratch, row, 0, hidden, 0, normed)
         done += 1
         first, end, _ = take_rows(shared, part, thread, tokens, groups, _NORMS_AT_ONCE, 1)
     finish_rows(shared, part, done, tokens, groups, _NORMS_AT_ONCE, 1)

@@ -12,12 +12,13 @@ from ridgeline.kernels.jit.products import BLOCK, BLOCK_BYTES, FORM_4_MINIMUM, M
 from ridgeline.kernels.jit.team import finish, take, take_from
 from ridgeline.kernels.jit.wide import (
     BLOCK_PANEL_BYTES,
+    PANEL_BLOCKS,
     PANEL_TILES,
     ROWS,
     TILE_BYTES,
     activate_rows,
     multiply_panel,
-    round_block,
+    round_blocks,
     unpack_panel,
 )
 
@@ -35,9 +36,17 @@ GATED_TILES = 4
 
 _GATED_PANELS = GATED_TILES // PANEL_TILES
 
+_PANEL_ROW_BYTES = 64 * PANEL_TILES
 _GATED_ROW_BYTES = 64 * GATED_TILES
-GATED_BYTES = _GATED_ROW_BYTES * max(MAX_ROWS, ROWS)
+_GATED_ROWS = 8 * ROWS
+"""At a time, where sums of gates and ups wait for further passes."""
+
+GATED_BYTES = max(_GATED_ROW_BYTES * MAX_ROWS, _PANEL_ROW_BYTES * _GATED_ROWS)
 """Of the scratch that `gate` needs."""
+
+
+PANEL_BYTES = BLOCK_PANEL_BYTES * PANEL_BLOCKS
+"""Of memory that each thread needs for wide products."""
 
 
 class Matrix(NamedTuple):
@@ -54,11 +63,6 @@ def address_of(array, row, offset_bytes):
     return array.ctypes.data + row * array.strides[0] + offset_bytes
 
 
-def panel_bytes(columns: int) -> int:
-    """Of memory that each thread needs for wide products, with so many inputs at most."""
-    return _GATED_PANELS * BLOCK_PANEL_BYTES * columns // BLOCK
-
-
 @njit(inline="always")
 def wide_address(x, row, block):
     """Of a block of a row, where activations lie as wide products take them."""
@@ -70,9 +74,7 @@ def wide_address(x, row, block):
 def convert(source, row, column, columns, wide, into):
     """Make activations of `columns` float32 at the address `source`: in a row, from a column on."""
     if wide:
-        for block in range(columns // BLOCK):
-            place = wide_address(into, row, column // BLOCK + block)
-            round_block(source + 4 * BLOCK * block, place)
+        round_blocks(source, columns // BLOCK, wide_address(into, row, column // BLOCK))
         return
     for block in range(columns // BLOCK):
         at = column // BLOCK + block
@@ -155,20 +157,40 @@ def _rows_at_once(columns):
 
 
 @njit
-def _multiply_rows(x, first, end, panel, out, out_stride, accumulate):
+def _passes(blocks):
+    """How many panels, one after the other, make all inputs of an output."""
+    return -(-blocks // PANEL_BLOCKS)
+
+
+@njit
+def _unpack_pass(matrix, tile, tile_step, blocks, i, panel):
+    """The panel of a pass, of a tile and the one `tile_step` after it.
+
+    Returns:
+        Its first block of inputs, and the end of them.
+    """
+    size = -(-blocks // _passes(blocks))
+    begin, end = i * size, min((i + 1) * size, blocks)
+    block_bytes = BLOCK_BYTES[matrix.form]
+    weights = matrix.weights + (tile * blocks + begin) * block_bytes
+    unpack_panel(matrix.form, weights, tile_step * blocks * block_bytes, end - begin, panel)
+    return begin, end
+
+
+@njit
+def _multiply_rows(x, first, end, begin_block, end_block, panel, out, out_stride, accumulate):
     """Rows from `first` to before `end`, filled up to 16, with a panel; `out` is where the first goes."""
     row = first
     while row < end:
         tiles = 2 if end - row > ROWS // 2 else 1
-        blocks = x.scales.shape[1]
         multiply_panel(
             tiles,
-            wide_address(x, row, 0),
+            wide_address(x, row, begin_block),
             TILE_BYTES // 16,
             TILE_BYTES,
-            TILE_BYTES * blocks,
+            TILE_BYTES * x.scales.shape[1],
             panel,
-            blocks,
+            end_block - begin_block,
             out + (row - first) * out_stride,
             out_stride,
             accumulate,
@@ -179,10 +201,11 @@ def _multiply_rows(x, first, end, panel, out, out_stride, accumulate):
 @njit
 def _multiply_wide_unit(matrix, x, first, end, column, out, accumulate, panel):
     blocks, tile = x.scales.shape[1], column * PANEL_TILES
-    stride = BLOCK_BYTES[matrix.form] * blocks
-    unpack_panel(matrix.form, matrix.weights + tile * stride, stride, blocks, panel)
     place = address_of(out, first, 64 * tile)
-    _multiply_rows(x, first, end, panel, place, out.strides[0], accumulate)
+    for i in range(_passes(blocks)):
+        begin_block, end_block = _unpack_pass(matrix, tile, 1, blocks, i, panel)
+        onto = 1 if i else accumulate
+        _multiply_rows(x, first, end, begin_block, end_block, panel, place, out.strides[0], onto)
     if matrix.bias:
         for row in range(first, end):
             for i in range(tile, tile + PANEL_TILES):
@@ -248,33 +271,43 @@ def _activate(matrix, place, row, column, gated):
 
 
 @njit
-def _activate_wide(matrix, place, row, rows, column, gated):
-    for j in range(rows):
-        _add_gated_bias(matrix, place + j * _GATED_ROW_BYTES, column)
+def _activate_wide(matrix, place, row, rows, column, half, gated):
+    if matrix.bias:
+        for j in range(rows):
+            for i in range(PANEL_TILES):
+                tile = GATED_TILES * column + _GATED_PANELS * i + half
+                add_16(matrix.bias + 64 * tile, place + j * _PANEL_ROW_BYTES + 64 * i)
     for j in range(0, rows, 16):
         target = wide_address(gated, row + j, column)
-        activate_rows(place + j * _GATED_ROW_BYTES, _GATED_ROW_BYTES, min(16, rows - j), target)
+        activate_rows(place + j * _PANEL_ROW_BYTES, _PANEL_ROW_BYTES, min(16, rows - j), half, target)
 
 
 @njit
 def _gate_wide_unit(matrix, x, first, end, column, scratch, gated, panel):
+    """A block of activations of some rows: 16 gates and their ups for each half."""
     blocks = x.scales.shape[1]
-    stride, panel_size = BLOCK_BYTES[matrix.form] * blocks, BLOCK_PANEL_BYTES * blocks
-    for i in range(_GATED_PANELS):
-        weights = matrix.weights + (GATED_TILES * column + PANEL_TILES * i) * stride
-        unpack_panel(matrix.form, weights, stride, blocks, panel + i * panel_size)
-    for row in range(first, end, ROWS):
-        rows = min(ROWS, end - row)
-        for i in range(_GATED_PANELS):
-            place = scratch + 64 * PANEL_TILES * i
-            _multiply_rows(x, row, row + rows, panel + i * panel_size, place, _GATED_ROW_BYTES, 0)
-        _activate_wide(matrix, scratch, row, rows, column, gated)
+    last = _passes(blocks) - 1
+    for half in range(_GATED_PANELS):
+        for i in range(last + 1):
+            tile = GATED_TILES * column + half
+            begin_block, end_block = _unpack_pass(matrix, tile, _GATED_PANELS, blocks, i, panel)
+            for row in range(first, end, ROWS):
+                rows = min(ROWS, end - row)
+                # What one pass completes need not leave the first cache.
+                place = scratch + (row - first) * _PANEL_ROW_BYTES if last else scratch
+                _multiply_rows(
+                    x, row, row + rows, begin_block, end_block, panel, place, _PANEL_ROW_BYTES, min(i, 1)
+                )
+                if i == last:
+                    _activate_wide(matrix, place, row, rows, column, half, gated)
 
 
 @njit
 def _gate_wide(shared, part, matrix, x, tokens, scratch, gated, panels, thread, groups):
     panel, columns = address_of(panels, thread, 0), gated.scales.shape[1]
     at_once, done = _rows_at_once(x.rounded.shape[1]), 0
+    if _passes(x.scales.shape[1]) > 1:
+        at_once = min(at_once, _GATED_ROWS)
     first, end, column = take_rows(shared, part, thread, tokens, groups, at_once, columns)
     while first >= 0:
         _gate_wide_unit(matrix, x, first, end, column, scratch, gated, panel)

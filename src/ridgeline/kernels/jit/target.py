@@ -63,7 +63,8 @@ def has_tiles() -> bool:
     if config.CPU_NAME or instruction_set() != AVX512:
         return False
     found = binding.get_host_cpu_features()
-    if not (found.get("amx-tile") and found.get("amx-bf16")):
+    # Conversion to bfloat16 is apart from the tiles, but no processor has these without it.
+    if not all(found.get(name) for name in ("amx-tile", "amx-bf16", "avx512bf16")):
         return False
     # Threads need more room to be saved in once they use tiles, so each process has to ask.
     return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0

@@ -19,8 +19,10 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.activations import silu_product
-from ridgeline.kernels.jit.attention_math import counted
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted
 from ridgeline.kernels.jit.ir import (
+    BRAIN_FLOATS,
+    F32,
     FLOATS,
     HALVES,
     I8,
@@ -28,6 +30,7 @@ from ridgeline.kernels.jit.ir import (
     I32,
     I64,
     INTS,
+    SHORT_PAIRS,
     VOID,
     Body,
     Value,
@@ -44,6 +47,9 @@ ROWS = 32
 PANEL_TILES = 2
 BLOCK_PANEL_BYTES = 1024 * PANEL_TILES
 """Of a panel, for each block of 32 inputs."""
+
+PANEL_BLOCKS = 18
+"""At most, of a panel that stays in the first cache while activations pass by: 36 of its 48 KB."""
 
 TILE_BYTES = 1024
 """Of 16 rows of a block of activations."""
@@ -69,16 +75,16 @@ def _pointer(body: Body, address: Value) -> Value:
     return body.b.inttoptr(address, I8.as_pointer())
 
 
-def _guarded(write: Any) -> Any:
+def guarded(write: Any) -> Any:
     """A body that is empty where the processor has no tiles: nobody calls it there."""
 
-    def guarded(function: Any) -> None:
+    def write_or_not(function: Any) -> None:
         if has_tiles():
             write(function)
         else:
             ir.IRBuilder(function.append_basic_block()).ret_void()
 
-    return guarded
+    return write_or_not
 
 
 def _configure(function: Any) -> None:
@@ -90,7 +96,7 @@ def _configure(function: Any) -> None:
 @intrinsic
 def configure(typing, configuration):
     """Make this thread's tiles ready; the address of a `tile_configuration`."""
-    return emitted("ridgeline_wide_configure", 1, _guarded(_configure))
+    return emitted("ridgeline_wide_configure", 1, guarded(_configure))
 
 
 def _release(function: Any) -> None:
@@ -102,7 +108,7 @@ def _release(function: Any) -> None:
 @intrinsic
 def release(typing):
     """This thread is done with its tiles, which the system need not save any more."""
-    return emitted("ridgeline_wide_release", 0, _guarded(_release))
+    return emitted("ridgeline_wide_release", 0, guarded(_release))
 
 
 def _field(body: Body, vector: Value, at: int, bits: int) -> Value:
@@ -165,7 +171,7 @@ def unpack_panel(typing, form, weights, tile_stride, blocks, panel):
         blocks: of 32 inputs.
         panel: address of `BLOCK_PANEL_BYTES` a block, a multiple of 64.
     """
-    return emitted("ridgeline_wide_unpack", 5, _guarded(_unpack))
+    return emitted("ridgeline_wide_unpack", 5, guarded(_unpack))
 
 
 _MULTIPLY = "tiles x x_row x_block x_tile panel blocks out out_stride accumulate".split()
@@ -194,8 +200,10 @@ def _multiply_tiles(body: Body, given: dict[str, Value], tiles: int) -> None:
         inputs = body.address(given["x"], b.mul(index, given["x_block"]))
 
         def load_inputs(m: int) -> None:
+            # With the hint that they are not needed again soon: they pass by the panel, which should
+            # stay in the first cache.
             place = _pointer(body, body.address(inputs, b.mul(given["x_tile"], I64(m))))
-            body.call("llvm.x86.tileloadd64", VOID, I8(_INPUTS + m), place, given["x_row"])
+            body.call("llvm.x86.tileloaddt164", VOID, I8(_INPUTS + m), place, given["x_row"])
 
         def load_weights(n: int) -> None:
             place = _pointer(body, weights[n])
@@ -237,7 +245,7 @@ def multiply_panel(typing, tiles, x, x_row, x_block, x_tile, panel, blocks, out,
         out: float32 [16 * tiles, 32], `out_stride` from row to row.
         accumulate: 1 to add to what is in `out`, 0 to replace it.
     """
-    return emitted("ridgeline_wide_multiply", len(_MULTIPLY), _guarded(_multiply))
+    return emitted("ridgeline_wide_multiply", len(_MULTIPLY), guarded(_multiply))
 
 
 _SHORTS = ir.VectorType(I16, 16)
@@ -253,44 +261,104 @@ def rounded(body: Body, vector: Value) -> Value:
     return b.trunc(b.select(is_number, whole, constant(INTS, 0x7FC0)), _SHORTS)
 
 
+def brain_floats(body: Body, lower: Value, upper: Value) -> Value:
+    """Two vectors as one of bfloat16, as `rounded` does but for the smallest numbers, which become 0."""
+    return body.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", BRAIN_FLOATS, upper, lower)
+
+
 def _store_block(body: Body, lower: Value, upper: Value, target: Value) -> None:
     lanes = ir.Constant(ir.VectorType(I32, 2 * 16), [I32(i) for i in ORDER])
     both = body.b.shuffle_vector(rounded(body, lower), rounded(body, upper), lanes)
     body.store(both, target, 2)
 
 
-def _round_block(function: Any) -> None:
+def _round_blocks(function: Any) -> None:
     body = Body(function.append_basic_block())
-    source, target = function.args
-    lower, upper = (body.load(FLOATS, body.address(source, at), 4) for at in (0, 64))
-    _store_block(body, lower, upper, target)
-    body.b.ret_void()
+    b = body.b
+    source, blocks, target = function.args
+    with counted(body, blocks) as index:
+        place = body.address(source, b.mul(index, I64(2 * LINE_BYTES)))
+        lower, upper = (body.load(FLOATS, body.address(place, at), 4) for at in (0, LINE_BYTES))
+        _store_block(body, lower, upper, body.address(target, b.mul(index, I64(TILE_BYTES))))
+    b.ret_void()
+
+
+def _norm_blocks(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    b = body.b
+    source, weight, factor_place, blocks, target = function.args
+    factor = body.splat(body.load(F32, factor_place, 4), FLOATS)
+    lanes = ir.Constant(ir.VectorType(I32, len(ORDER)), [I32(i) for i in ORDER])
+    with counted(body, blocks) as index:
+        at, normed = b.mul(index, I64(2 * LINE_BYTES)), []
+        for half in (0, LINE_BYTES):
+            x, w = (body.load(FLOATS, body.address(body.address(y, at), half), 4) for y in (source, weight))
+            normed.append(b.fmul(b.fmul(x, factor), w))
+        both = b.bitcast(brain_floats(body, *normed), SHORT_PAIRS)
+        ordered = b.shuffle_vector(both, ir.Constant(SHORT_PAIRS, ir.Undefined), lanes)
+        body.store(ordered, body.address(target, b.mul(index, I64(TILE_BYTES))), 2)
+    b.ret_void()
+
+
+@intrinsic
+def norm_blocks(typing, source, weight, factor, blocks, target):
+    """Norm a row, and make activations of it.
+
+    Args:
+        source: address of the row, float32 [blocks * 32].
+        weight: address of the norm's weights, the same.
+        factor: address of one float32, see `activations.norm_factor`.
+        blocks: of 32.
+        target: address of the row's place in its first block, in the order of panels.
+    """
+    return emitted("ridgeline_wide_norm_blocks", 5, guarded(_norm_blocks))
+
+
+def _activate_row(body: Body, place: Value, target: Value, is_upper: Value) -> None:
+    b = body.b
+    gate, up = (body.load(FLOATS, body.address(place, at), 4) for at in (0, 64))
+    # Of nan a number may become only by bits that no computation gives.
+    bits = b.add(b.bitcast(silu_product(body, gate, up, True), INTS), constant(INTS, 0x8000))
+    # The upper 16 bits of each, where those of its half stand; the other half's places are not written.
+    lanes = ir.Constant(ir.VectorType(I32, len(ORDER)), [I32(2 * (i % 16) + 1) for i in ORDER])
+    halves = b.bitcast(bits, SHORT_PAIRS)
+    spread = b.shuffle_vector(halves, ir.Constant(SHORT_PAIRS, ir.Undefined), lanes)
+    masks = [sum((i // 16 == half) << place for place, i in enumerate(ORDER)) for half in (0, 1)]
+    mask = b.bitcast(
+        b.select(is_upper, I32(masks[1]), I32(masks[0])), ir.VectorType(ir.IntType(1), len(ORDER))
+    )
+    address = b.inttoptr(target, SHORT_PAIRS.as_pointer())
+    body.call("llvm.masked.store.v32i16.p0", VOID, spread, address, I32(2), mask)
 
 
 def _activate_rows(function: Any) -> None:
     body = Body(function.append_basic_block())
-    source, row_bytes, rows, target = function.args
+    b = body.b
+    source, row_bytes, rows, half, target = function.args
+    is_upper = b.icmp_signed("!=", half, I64(0))
     with counted(body, rows) as index:
-        place = body.address(source, body.b.mul(index, row_bytes))
-        gates, ups = (
-            [body.load(FLOATS, body.address(place, at), 4) for at in (first, first + 64)]
-            for first in (0, 128)
-        )
-        lower, upper = (silu_product(body, gate, up) for gate, up in zip(gates, ups, strict=True))
-        _store_block(body, lower, upper, body.address(target, body.b.mul(index, I64(TILE_BYTES // 16))))
-    body.b.ret_void()
+        place = body.address(source, b.mul(index, row_bytes))
+        _activate_row(body, place, body.address(target, b.mul(index, I64(TILE_BYTES // 16))), is_upper)
+    b.ret_void()
 
 
 @intrinsic
-def activate_rows(typing, source, row_bytes, rows, target):
-    """`silu(gate) * up` of rows of 32 gates and 32 ups, as a block of up to 16 rows of activations."""
-    return emitted("ridgeline_wide_activate_rows", 4, _activate_rows)
+def activate_rows(typing, source, row_bytes, rows, half, target):
+    """`silu(gate) * up` of up to 16 rows of 16 gates and 16 ups, as half a block of activations.
+
+    Args:
+        source: address of float32 [rows, 32], `row_bytes` from row to row.
+        rows: how many.
+        half: of each row's block, 0 or 1: the first 16 of its activations or the others.
+        target: address of the tile; its other half is left as it is.
+    """
+    return emitted("ridgeline_wide_activate_rows", 5, guarded(_activate_rows))
 
 
 @intrinsic
-def round_block(typing, source, target):
-    """32 float32 at `source` as bfloat16 in the order of panels at `target`; both are addresses."""
-    return emitted("ridgeline_wide_round_block", 2, _round_block)
+def round_blocks(typing, source, blocks, target):
+    """`blocks` times 32 float32 as activations; see `norm_blocks`."""
+    return emitted("ridgeline_wide_round_blocks", 3, _round_blocks)
 
 
 def _round_row(function: Any) -> None:
