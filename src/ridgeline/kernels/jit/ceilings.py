@@ -29,7 +29,13 @@ ROUNDS = 8_000_000
 """Of all chains; some 15 ms. Below 2^23, see `_vectors`."""
 
 TRIES = 5
-"""Of each loop; the shortest counts."""
+"""Of each loop at least; the shortest counts."""
+
+LONGEST_SECONDS = 0.6
+"""That a loop is tried for until all threads had a core each."""
+
+UNDISTURBED = 0.95
+"""Of the time of all threads: what they must have computed, or something else wanted the cores."""
 
 Step = Callable[[Body, Any, Any, Any], Any]
 
@@ -157,11 +163,13 @@ class Ceilings:
 
 def _best_seconds(pool: ThreadPoolExecutor, work: Callable[[Any], Any], parts: list[Any]) -> float:
     """Of all threads together, each on its own part."""
-    times = []
-    for _ in range(TRIES):
-        started = time.perf_counter()
+    times: list[float] = []
+    undisturbed, end = False, time.perf_counter() + LONGEST_SECONDS
+    while len(times) < TRIES or (not undisturbed and time.perf_counter() < end):
+        started, worked = time.perf_counter(), time.process_time()
         list(pool.map(work, parts))
         times.append(time.perf_counter() - started)
+        undisturbed |= time.process_time() - worked > UNDISTURBED * times[-1] * len(parts)
     return min(times)
 
 
