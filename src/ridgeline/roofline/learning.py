@@ -3,7 +3,7 @@
 A roofline says what a step takes at least. What it takes is told by the steps themselves, through a
 few coefficients, each a multiple of what the roofline gives for it:
 
-    seconds = products(new tokens)                 read off between knots at 1, 2, 4, 8, ... tokens
+    seconds = products(new tokens)                 read off between knots at 1, 2, 3, 4, 6, 8, 12, ... tokens
             + a * cached tokens read by sequences with one new token         (decoding)
             + b * pairs attended to by the others                            (prefill)
             + c * sequences
@@ -28,7 +28,7 @@ from ridgeline.roofline.work import Work
 Floats = npt.NDArray[np.float64]
 
 _KEPT = 24
-"""Steps of a kind that are remembered: a kind is a power of two of tokens, and decode, prefill or both."""
+"""Steps of a kind that are remembered: a kind is the knot below, and decode, prefill or both."""
 
 _SOLVE_EVERY = 16
 """Steps from one solution to the next; solving takes some 0.2 ms."""
@@ -64,7 +64,8 @@ class StepTime:
     def __init__(
         self, roofline: Callable[[Work], float], max_tokens: int, *, sequence_seconds: float = 5e-6
     ) -> None:
-        self._knots = [2**k for k in range(max(1, math.ceil(math.log2(max(2, max_tokens)))) + 1)]
+        octaves = max(1, math.ceil(math.log2(max(2, max_tokens))))
+        self._knots = [1, *(size for k in range(1, octaves + 1) for size in (2**k, 3 * 2 ** (k - 1)))][:-1]
         products = [roofline(Work(tokens, 0, 0, 0)) for tokens in self._knots]
         self._prior = [*products, *_rest(roofline, self._knots[-1], sequence_seconds)]
         size = len(self._prior)
@@ -120,13 +121,16 @@ class StepTime:
 
     def _place(self, tokens: int) -> tuple[int, float]:
         """The knot below, and the share of the way to the next; beyond the last it goes on straight."""
-        below = min(max(0, tokens.bit_length() - 1), len(self._knots) - 2)
-        first = self._knots[below]
-        return below, (tokens - first) / first
+        octave = max(1, tokens).bit_length() - 1
+        # 1 stands alone in its octave; in each further one there are 2^k and 1.5 * 2^k.
+        below = 2 * octave - 1 + (2 * tokens >= 3 << octave) if octave else 0
+        below = min(below, len(self._knots) - 2)
+        first, following = self._knots[below], self._knots[below + 1]
+        return below, (tokens - first) / (following - first)
 
     def _kind(self, work: Work) -> tuple[int, int]:
         chunks = work.sequences - work.singles
-        return work.new_tokens.bit_length(), (work.singles > 0) + 2 * (chunks > 0)
+        return self._place(work.new_tokens)[0], (work.singles > 0) + 2 * (chunks > 0)
 
     def _row(self, work: Work, seconds: float, expected: float) -> tuple[Floats, float]:
         """What each coefficient's multiple contributes, over the step's time; and its weight."""
