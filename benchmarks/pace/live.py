@@ -4,8 +4,8 @@
 
 The contenders have an engine each and take turns, round by round, with the same conversations: chats
 and prompts to be summarised, at a rate near what can be carried. The two fixed settings are those that did
-best in a round of all of them first. Goodput as in `compare.py`, with 100 ms between tokens. The last
-line is JSON, with the mean difference of goodput and its 95 % interval over the rounds.
+best in a round of all of them first, or the --rivals. Goodput as in `compare.py`, with 100 ms between
+tokens. The last line is JSON, with the mean difference of goodput and its 95 % interval over the rounds.
 """
 
 import argparse
@@ -70,15 +70,24 @@ def contender(setting: Setting, threads: int) -> Play:
 
 
 def best_of_grid(seconds: float, load: float, threads: int) -> list[Setting]:
-    """All fixed settings, the best first."""
+    """Of each number of tokens the best setting, the best of all first; more tokens per second break ties."""
     scored = []
     for setting in GRID:
         play = contender(setting, threads)
-        goodput = play.run(work(seconds, load, 0)).goodput
+        score = play.run(work(seconds, load, 0))
         play.close()
-        print(f"{setting.name:28} {goodput:6.1%}", flush=True)
-        scored.append((goodput, setting))
-    return [setting for _, setting in sorted(scored, key=lambda entry: entry[0], reverse=True)]
+        print(f"{setting.name:28} {score.goodput:6.1%}  {score.tokens_per_second:.0f} tokens/s", flush=True)
+        scored.append((score.goodput, score.tokens_per_second, setting))
+    best: dict[int | None, Setting] = {}
+    for _, _, setting in sorted(scored, key=lambda entry: entry[:2], reverse=True):
+        best.setdefault(setting.tokens, setting)
+    return list(best.values())
+
+
+def setting_of(text: str) -> Setting:
+    """`128x64` is 128 tokens and 64 sequences."""
+    tokens, _, sequences = text.partition("x")
+    return Setting(int(tokens), int(sequences))
 
 
 def difference(ours: list[float], theirs: list[float]) -> tuple[float, float]:
@@ -98,9 +107,12 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=1.0, help="rate, of the default one")
     parser.add_argument("--threads", type=int, default=2, help="that compute")
     parser.add_argument("--json", type=Path, help="where the result goes as well")
+    parser.add_argument(
+        "--rivals", type=setting_of, nargs="+", help="fixed settings, as 128x64 (tokens x sequences)"
+    )
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    rivals = best_of_grid(options.seconds / 2, HARDER * options.load, options.threads)[:2]
+    rivals = options.rivals or best_of_grid(options.seconds, HARDER * options.load, options.threads)[:2]
     settings = [Setting(), *rivals]
     plays = [contender(setting, options.threads) for setting in settings]
     for play in plays:
