@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from counting import CountingKernels
 from small_models import ARCHITECTURES, make_model
 
@@ -78,11 +77,8 @@ def test_every_step_costs_what_its_kernels_are_given(architecture, dtype, monkey
 def test_scored_prompts_need_the_head_for_every_position(monkeypatch):
     engine = Counted("llama", "float32", monkeypatch)
     engine.submit("a", 20, 2, prompt_logprobs=1)
-    # The head is applied to 64 positions at a time: here once for them, and once for the drawing.
     (counted, computed, _), *_ = engine.steps()
-    head = 320 * 48
-    drawn_again = 2 * head  # the last position is scored and drawn from, in two calls
-    assert counted[0] - computed[0] in (0, drawn_again)
+    assert computed[0] == counted[0] > 2 * 320 * 48 * 20
 
 
 def test_packed_weights_are_as_large_as_their_memory():
@@ -109,4 +105,3 @@ def test_the_count_sees_a_wrong_model(monkeypatch):
     monkeypatch.setattr(engine.costs, "shape", make_model("llama", num_hidden_layers=2)[1].config.shape())
     counted, computed, _ = next(engine.steps())
     assert computed[0] < counted[0]
-    assert torch.is_tensor(engine.executor.model._transformer._weights.embedding)

@@ -124,19 +124,21 @@ class Scheduler:
         self._refuse_unservable(spec)
         arrived = now if arrived_seconds is None else arrived_seconds
         sequence = Sequence(spec, arrived, tokens=list(spec.prompt), order=self._order)
-        sequence.forecast = self._foretell(sequence, now)
+        wait = self.estimated_wait_seconds(now)
         displaced = self._line.join(sequence, self._running, now, len(self._free_slots))
         self._order += 1
         self._sequences[spec.id] = sequence
+        sequence.forecast = self._foretell(sequence, wait, now)
         if displaced is None:
             return []
         del self._sequences[displaced.spec.id]
         return [Output(displaced.spec.id, refusal=self._line.refusal(self._running, now))]
 
-    def _foretell(self, sequence: Sequence, now: float) -> Forecast | None:
+    def _foretell(self, sequence: Sequence, wait: float, now: float) -> Forecast | None:
+        """Once it is in the line: what is refused should cost no look into the cache."""
         if self._step_time is None or not sequence.spec.max_tokens:
             return None
-        wait = (now - sequence.arrived_seconds) + self.estimated_wait_seconds(now)
+        wait += now - sequence.arrived_seconds
         cached = self._residence.match(sequence).hit
         prefilling = [s for s in self._running if s.remaining > 1]
         tokens = served_before(sequence, prefilling) + len(sequence.tokens) - cached

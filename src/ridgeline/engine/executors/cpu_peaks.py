@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import platform
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,10 +99,12 @@ def _keep(file: Path, machine: str, peaks: Peaks) -> None:
         "flops_per_second": peaks.flops_per_second,
         "machine": machine[:400],
     }
+    part = file.with_suffix(f".{os.getpid()}")  # another process may be at it too
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as part:
-            json.dump(entry, part, indent=1)
-        Path(part.name).replace(file)
+        part.write_text(json.dumps(entry, indent=1))
+        part.replace(file)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink()
         logger.warning("what was measured cannot be kept in %s: %s", file.parent, error)
