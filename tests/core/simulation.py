@@ -8,6 +8,8 @@ of an undisturbed run, known beforehand from the hash model alone.
 
 from array import array
 
+from fake_tiers import FakeTiers
+
 from ridgeline.engine.core.limits import Limits
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.core.sequence import SequenceSpec
@@ -15,6 +17,7 @@ from ridgeline.engine.executors.clock import VirtualClock
 from ridgeline.engine.executors.simulated import SimulatedExecutor
 from ridgeline.engine.executors.simulated_model import HashModel, extend_hashes
 from ridgeline.engine.meter import CostModel
+from ridgeline.kvcache import KVCache
 from ridgeline.protocol import Refusal, Sampling
 from ridgeline.roofline import HARDWARE, ModelShape
 
@@ -54,6 +57,7 @@ class Simulation:
         max_context_tokens=512,
         check=True,
         target_seconds=0.0,
+        tiers=None,
         **limits,
     ):
         self.clock = VirtualClock()
@@ -72,9 +76,13 @@ class Simulation:
         )
         self.limits = Limits(**{"max_batch_tokens": 64, "max_waiting": 1000, **limits})
         self.costs = CostModel(SHAPE, HARDWARE["l40s"], "bfloat16", self.limits.max_batch_tokens)
+        cache = KVCache(self.executor.geometry.blocks, self.executor.geometry.block_size_tokens)
+        self.tiers = None if not tiers else FakeTiers(self.executor, cache, self.costs, **tiers)
         self.scheduler = Scheduler(
             self.executor.geometry,
             self.limits,
+            cache,
+            copies=self.tiers.copies if self.tiers else None,
             step_time=self.costs.step_time,
             target_seconds=target_seconds,
         )
@@ -113,6 +121,7 @@ class Simulation:
         self.scores[spec.id] = []
         self.submitted_seconds[spec.id] = self.clock.now()
         self._take(outputs)
+        self._copy()
         return spec.id
 
     def cancel(self, sequence_id):
@@ -121,6 +130,7 @@ class Simulation:
         was_running = any(s.spec.id == sequence_id for s in self.scheduler._running)
         self._take(self.scheduler.cancel(sequence_id, self.clock.now()))
         assert self.scheduler.running == running - was_running
+        self._copy()
         self.check()
 
     def step(self):
@@ -129,21 +139,50 @@ class Simulation:
             return False
         self.steps += 1
         self.broken = True
+        self.answer()
         plan = self.scheduler.schedule(self.clock.now())
         self.check()
+        self._copy()
         if plan is not None:
             self._check_plan(plan)
             self._in_flight.append(self.executor.launch(plan))
-        assert plan is not None or self._in_flight, "deadlock: work, but nothing to compute"
-        if plan is None or len(self._in_flight) > self.executor.depth:
+        if plan is None and not self._in_flight:
+            self._wait_for_copies()
+        elif plan is None or len(self._in_flight) > self.executor.depth:
             handle = self._in_flight.pop(0)
             result = self.executor.collect(handle)
             self._take(self.scheduler.commit(handle.plan, result, self.clock.now()))
+            self._copy()
             work = self.costs.work(handle.plan)
             self.costs.observe(work, self.costs.cost(work), result.device_seconds)
             self.check()
         self.broken = False
         return True
+
+    def answer(self):
+        """What the tiers have done by now reaches the scheduler."""
+        if self.tiers is not None:
+            for message in self.tiers.due(self.clock.now()):
+                self.scheduler.moved(message, self.clock.now())
+                self._copy()
+                self.check()
+
+    def _copy(self):
+        for order in self.scheduler.take_orders():
+            self.tiers.carry_out(order, self.clock.now())
+
+    def _wait_for_copies(self):
+        """Nothing can be computed: then something is on its way, or will not be waited for any more."""
+        until = self.scheduler.rests_until
+        assert until is not None, "deadlock: work, but nothing to compute"
+        arrives = self.tiers.next_seconds
+        self.clock.wait_until(until if arrives is None else min(until, arrives))
+
+    def settle(self):
+        """Until all copies have come to an end."""
+        while self.tiers is not None and self.tiers.next_seconds is not None:
+            self.clock.wait_until(self.tiers.next_seconds)
+            self.answer()
 
     def run(self, max_steps=100_000):
         """Until everything has ended."""

@@ -1,6 +1,10 @@
 """Anything in any order: submissions, cancellations and steps, on pools too small for them."""
 
+import itertools
+from functools import partial
+
 import pytest
+from fake_tiers import FakeTiers
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -23,6 +27,13 @@ SAMPLINGS = st.one_of(
     st.just(Sampling(temperature=0.0, seed=0, prompt_logprobs=1)),
 )
 
+TIERS = st.fixed_dictionaries(
+    {
+        "sizes": st.sampled_from([{"host": 40}, {"disk": 5}, {"host": 6, "disk": 60}]),
+        "most_on_the_way": st.sampled_from([3, 1000]),
+    }
+)
+
 
 class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
@@ -33,8 +44,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiting=st.integers(1, 12),
         expected=st.sampled_from([1, 20, 200]),
         target_seconds=st.sampled_from([0.0, 1e-6, 0.0013, 0.1]),
+        tiers=st.one_of(st.none(), TIERS),
+        copy_seconds=st.tuples(*[st.sampled_from([1e-7, 1e-3, 0.1])] * 2),
+        read_faults=st.lists(st.sampled_from([None, None, None, *FakeTiers.READ_FAULTS]), min_size=1),
+        write_faults=st.lists(st.sampled_from([None, None, None, *FakeTiers.WRITE_FAULTS]), min_size=1),
     )
-    def begin(self, depth, blocks, max_batch, spare, max_waiting, expected, target_seconds):
+    def begin(
+        self,
+        depth,
+        blocks,
+        max_batch,
+        spare,
+        max_waiting,
+        expected,
+        target_seconds,
+        tiers,
+        copy_seconds,
+        read_faults,
+        write_faults,
+    ):
         self.simulation = Simulation(
             blocks=blocks,
             max_batch=max_batch,
@@ -43,7 +71,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_waiting=max_waiting,
             expected_output_tokens=expected,
             target_seconds=target_seconds,
+            tiers=tiers,
         )
+        if tiers is not None:
+            fake = self.simulation.tiers
+            fake.write_seconds, fake.read_seconds = copy_seconds
+            fake.read_fault, fake.write_fault = (
+                partial(next, itertools.cycle(faults)) for faults in (read_faults, write_faults)
+            )
 
     @rule(
         prompt=PROMPTS,
@@ -101,6 +136,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "simulation") and not self.simulation.broken:
             self.simulation.run(max_steps=5_000)
+            self.simulation.settle()
 
 
 SchedulerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)

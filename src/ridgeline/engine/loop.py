@@ -11,12 +11,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from ridgeline.engine.core.copies import Discovered, Fetched, Moved, Order, Restore, Save, Stored
 from ridgeline.engine.core.messages import Cancel, Output, Submit
 from ridgeline.engine.core.plan import DeviceLostError, Executor, Handle
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.meter import StepMeter
 from ridgeline.engine.runner import Envelope, Report
+from ridgeline.engine.tiers.mover import Mover
 from ridgeline.protocol import ModelStatus, Refusal
 
 logger = logging.getLogger(__name__)
@@ -28,14 +31,26 @@ STATUS_SECONDS = 0.05
 
 
 class Engine:
-    """One model: its scheduler, its executor, and the step that joins them."""
+    """One model: its scheduler, its executor, and the step that joins them.
 
-    def __init__(self, name: str, scheduler: Scheduler, executor: Executor, meter: StepMeter) -> None:
+    `mover` carries out what the scheduler orders of the tiers below the device, where there are any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scheduler: Scheduler,
+        executor: Executor,
+        meter: StepMeter,
+        mover: Mover | None = None,
+    ) -> None:
         self.name = name
+        self.mover = mover
         self.scheduler = scheduler
         self.executor = executor
         self.meter = meter
         self._in_flight: deque[Handle] = deque()
+        self._rests = False
 
     def step(self, clock: Callable[[], float]) -> list[Output]:
         """Schedule, execute, sample, commit.
@@ -45,6 +60,8 @@ class Engine:
         """
         started = clock()
         plan = self.scheduler.schedule(started)
+        self._copy(started)
+        self._rests = plan is None and not self._in_flight
         if plan is not None:
             try:
                 self._in_flight.append(self.executor.launch(plan))
@@ -64,6 +81,7 @@ class Engine:
             return self._failed(handle, error, clock())
         collected = clock()
         outputs = self.scheduler.commit(handle.plan, result, collected)
+        self._copy(collected)
         ended = clock()
         # At depth 0 launching computes; at depth 1 only waiting in collect is the device's time.
         device = result.device_seconds if self.executor.depth == 0 else collected - launched
@@ -85,19 +103,53 @@ class Engine:
         )
         return self.scheduler.fail(handle.plan, now, refusal)
 
-    def handle(self, message: Submit | Cancel, now: float) -> list[Output]:
+    def handle(self, message: Submit | Cancel | Moved, now: float) -> list[Output]:
         """Take a message from the inbox."""
+        self._rests = False
+        outputs = self._handle(message, now)
+        self._copy(now)
+        return outputs
+
+    def _handle(self, message: Submit | Cancel | Moved, now: float) -> list[Output]:
         if isinstance(message, Cancel):
             return self.scheduler.cancel(message.sequence_id, now, message.reason)
+        if isinstance(message, Stored | Fetched | Discovered):
+            self.scheduler.moved(message, now)
+            return []
         try:
             return self.scheduler.submit(message.spec, now, message.arrived_seconds)
         except Refusal as refusal:
             return [Output(message.spec.id, refusal=refusal)]
 
+    def _copy(self, now: float) -> None:
+        """Carry out the scheduler's orders, before a step is launched that needs or overwrites blocks."""
+        for order in self.scheduler.take_orders():
+            assert self.mover is not None, "tiers without a mover"
+            try:
+                self.mover.carry_out(order)
+            except DeviceLostError:
+                raise
+            except Exception:
+                logger.exception("copying KV blocks of %s failed; they are computed again", self.name)
+                self._not_copied(order, now)
+
+    def _not_copied(self, order: Order, now: float) -> None:
+        if isinstance(order, Restore):
+            self.scheduler.cache.discard(order.blocks)
+        elif isinstance(order, Save):
+            self.scheduler.moved(Stored(order.tier, (), order.keys), now)
+
     @property
     def has_work(self) -> bool:
-        """Whether a step would do anything, now or after a result comes in."""
+        """Whether somebody waits for something of this engine."""
         return self.scheduler.has_work
+
+    def rest_seconds(self, now: float) -> float | None:
+        """How long a step would do nothing unless a message comes; None: until one does."""
+        if not self.has_work:
+            return None
+        until = self.scheduler.rests_until if self._rests else None
+        return 0.0 if until is None else max(0.0, until - now)
 
     def status(self, now: float) -> ModelStatus:
         """A snapshot for other threads."""
@@ -136,7 +188,13 @@ class EngineThread:
         # 5 ms each of them may wait so long for any other thread that computes in Python.
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         self._deliver = deliver
+        for engine in self.engines:
+            if engine.mover is not None:
+                engine.mover.start(partial(self._moved, engine.name))
         self._thread.start()
+
+    def _moved(self, name: str, message: Moved) -> None:
+        self._inbox.put(Envelope(name, message))
 
     def join(self) -> None:
         """See `Runner.join`."""
@@ -156,7 +214,7 @@ class EngineThread:
         try:
             while self._receive():
                 for engine in self._engines.values():
-                    if engine.has_work:
+                    if engine.rest_seconds(self._clock()) == 0.0:
                         self._report(engine, engine.step(self._clock))
         except Exception as error:
             logger.exception("the engine thread ends")
@@ -164,17 +222,22 @@ class EngineThread:
                 self._deliver(Report(name, [], None, failure=f"{type(error).__name__}: {error}"))
         finally:
             for engine in self._engines.values():
+                if engine.mover is not None:
+                    engine.mover.close()
                 engine.executor.close()
 
     def _receive(self) -> bool:
         """Take all messages there are, waiting for one when no engine has work; False to stop."""
-        idle = not any(engine.has_work for engine in self._engines.values())
+        now = self._clock()
+        rests = [engine.rest_seconds(now) for engine in self._engines.values()]
+        idle = 0.0 not in rests
+        timeout = min((rest for rest in rests if rest is not None), default=None)
         if idle:
             for engine in self._engines.values():
                 self._report(engine, [], force=True)
         while True:
             try:
-                envelope = self._inbox.get(block=idle)
+                envelope = self._inbox.get(block=idle, timeout=timeout)
             except queue.Empty:
                 return True
             if envelope is None:

@@ -73,9 +73,10 @@ class CostModel:
         self._attained.observe(cost, seconds)
         return self.step_time.observe(work, seconds)
 
-    def recompute_seconds(self, tokens: int) -> float:
-        """Time that computing so many tokens once more adds to steps that are run anyway."""
-        return max(0.0, self.step_time.seconds(Work.of([(tokens, 0)], 0)) - self.step_time.seconds(_ONE))
+    def recompute_seconds(self, tokens: int, start: int = 0) -> float:
+        """Time that computing tokens once more, from position `start` on, adds to steps that run anyway."""
+        seconds = self.step_time.seconds(Work.of([(tokens, start)], 0, self.shape.windows))
+        return max(0.0, seconds - self.step_time.seconds(_ONE))
 
     def ridge(self, context_tokens: float) -> Ridge:
         """Where arithmetic begins to bind sequences of this mean context."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from ridgeline.engine.core.copies import Moved
     from ridgeline.engine.core.messages import Cancel, Output, Submit
     from ridgeline.protocol import ModelStatus
 
@@ -17,7 +18,7 @@ class Envelope:
     """A message and the name of the model it is for."""
 
     model: str
-    message: "Submit | Cancel"
+    message: "Submit | Cancel | Moved"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ridgeline.engine.build import build_engines
+from ridgeline.engine.core.copies import Moved
 from ridgeline.engine.core.plan import Geometry
 from ridgeline.engine.loop import EngineThread
 from ridgeline.engine.process import MeterCall
@@ -89,6 +90,7 @@ def _listen(pipe: Connection, thread: EngineThread) -> None:
         if message is None:
             thread.stop()
             return
+        assert not isinstance(message.message, Moved), "tiers belong to the engines' process"
         thread.send(message.model, message.message)
 
 

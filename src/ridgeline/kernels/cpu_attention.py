@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ridgeline.kernels.interface import AttentionSpec, Batch, Chunk, HeadNorms, Integers, KVShape
+from ridgeline.kernels.pools import read_blocks, write_blocks
 
 _WASTE_BLOCKS = 64
 """Padding worth one more group: a group costs about 50 us per layer, a padded block about 0.8."""
@@ -246,3 +247,11 @@ class CpuAttention:
         """See `PagedAttention.clean`."""
         for block in blocks:
             self._pool[:, int(block)].nan_to_num_()
+
+    def read_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+        """See `PagedAttention.read_blocks`."""
+        return read_blocks(self._pool, blocks)
+
+    def write_blocks(self, blocks: torch.Tensor, contents: torch.Tensor) -> None:
+        """See `PagedAttention.write_blocks`."""
+        write_blocks(self._pool, blocks, contents)

@@ -14,6 +14,9 @@ import torch
 
 Integers = npt.NDArray[np.int64]
 
+Contents = npt.NDArray[np.uint8]
+"""What is in blocks of a KV cache: [blocks, bytes of a block]."""
+
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """A product with fixed weights: [tokens, inputs] to [tokens, outputs]."""
 
@@ -150,6 +153,14 @@ class PagedAttention(Protocol):
 
     def clean(self, blocks: Integers) -> None:
         """Replace what is not finite in these blocks, so that their next owner is not harmed."""
+        ...
+
+    def read_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+        """A copy of what is in these blocks: [blocks, bytes of a block], uint8; all where the cache is."""
+        ...
+
+    def write_blocks(self, blocks: torch.Tensor, contents: torch.Tensor) -> None:
+        """Give blocks what was once read of others, by the same set of kernels."""
         ...
 
 

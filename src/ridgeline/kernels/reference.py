@@ -3,6 +3,7 @@
 import torch
 
 from ridgeline.kernels.interface import AttentionSpec, Batch, HeadNorms, Integers, Linear
+from ridgeline.kernels.pools import read_blocks, write_blocks
 
 
 class ReferenceAttention:
@@ -53,6 +54,14 @@ class ReferenceAttention:
         """See `PagedAttention.clean`."""
         for block in blocks:
             self.pool[:, int(block)].nan_to_num_()
+
+    def read_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+        """See `PagedAttention.read_blocks`."""
+        return read_blocks(self.pool, blocks)
+
+    def write_blocks(self, blocks: torch.Tensor, contents: torch.Tensor) -> None:
+        """See `PagedAttention.write_blocks`."""
+        write_blocks(self.pool, blocks, contents)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

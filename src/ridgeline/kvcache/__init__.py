@@ -4,14 +4,18 @@ from ridgeline.kvcache.cache import KVCache, OutOfBlocks
 from ridgeline.kvcache.eviction import EvictionPolicy, IdleBlock, Lru
 from ridgeline.kvcache.keys import extend_keys, root_key
 from ridgeline.kvcache.prefix import Match
+from ridgeline.kvcache.tiers import LoadTime, TierLedger, Tiers
 
 __all__ = [
     "EvictionPolicy",
     "IdleBlock",
     "KVCache",
+    "LoadTime",
     "Lru",
     "Match",
     "OutOfBlocks",
+    "TierLedger",
+    "Tiers",
     "extend_keys",
     "root_key",
 ]

@@ -100,11 +100,19 @@ class KVCache:
             self._free.append(other)
         self._index.publish(block, Entry(key, tokens, position))
 
-    def distrust(self, blocks: Sequence[int]) -> None:
-        """Held blocks may have wrong content: their holders keep them, nobody else finds them."""
+    def block_of(self, key: bytes) -> int | None:
+        """The block that others find under this key, if there is one."""
+        return self._index.block_of(key)
+
+    def discard(self, blocks: Sequence[int]) -> None:
+        """What is in these blocks may be wrong: holders keep them, but nobody finds them any more."""
         for block in blocks:
-            if block in self._index:
-                self._index.withdraw(block)
+            if block not in self._index:
+                continue
+            self._index.withdraw(block)
+            if not self._holders[block]:
+                self._policy.remove(block)
+                self._free.append(block)
 
     def release(self, blocks: Sequence[int], now: float) -> None:
         """One holder less for each block of a chain, given in the chain's order.

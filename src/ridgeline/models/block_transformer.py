@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ridgeline.kernels.interface import Batch, Integers, KVShape
+from ridgeline.kernels.interface import Batch, Contents, Integers, KVShape
 from ridgeline.kernels.jit import attention, step
 from ridgeline.kernels.jit.attention_ir import provide_attention
 from ridgeline.kernels.jit.kept import is_kept
@@ -108,6 +108,14 @@ class BlockTransformer:
         """Replace what is not finite in these blocks, so that their next owner is not harmed."""
         halves = self._pool[blocks].view(np.float16)
         self._pool[blocks] = np.nan_to_num(halves).view(np.uint16)
+
+    def read_blocks(self, blocks: Integers) -> Contents:
+        """A copy of what is in these blocks: [blocks, bytes]."""
+        return self._pool[blocks].reshape(len(blocks), -1).view(np.uint8)
+
+    def write_blocks(self, blocks: Integers, contents: Contents) -> None:
+        """Give blocks what was once read of others."""
+        self._pool[blocks] = contents.view(np.uint16).reshape(len(blocks), *self._pool.shape[1:])
 
     def close(self) -> None:
         """End the threads."""

@@ -5,8 +5,9 @@ A plan can be sent to another process or written to a file: an executor holds on
 `releases`.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ridgeline.protocol import Sampling
 
@@ -138,6 +139,10 @@ class Handle:
     plan: StepPlan = field(repr=False)
 
 
+Snapshot = Callable[[], Sequence[Any]]
+"""Waits for contents of blocks, as arrays of bytes in the host's memory; from any thread."""
+
+
 class Executor(Protocol):
     """Carries out steps in the order they are launched. Used from one thread.
 
@@ -160,6 +165,18 @@ class Executor(Protocol):
 
     def collect(self, handle: Handle) -> StepResult:
         """Wait for the step and hand over what it drew. Handles are collected in launch order."""
+        ...
+
+    def read_blocks(self, blocks: Sequence[int]) -> Snapshot:
+        """Copy blocks as they are after the steps launched so far; later steps do not change the copy."""
+        ...
+
+    def write_blocks(self, blocks: Sequence[int], contents: Sequence[Any]) -> None:
+        """Give blocks what was once read of others; steps launched later see it.
+
+        Raises:
+            ValueError: a content has another length than a block.
+        """
         ...
 
     def close(self) -> None:

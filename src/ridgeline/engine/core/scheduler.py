@@ -10,6 +10,7 @@ import bisect
 import math
 
 from ridgeline.engine.core.budget import OLDEST_SHARE, prefill_order, served_before, share_prefill
+from ridgeline.engine.core.copies import Copies, Moved, Order
 from ridgeline.engine.core.counters import Counters
 from ridgeline.engine.core.forecast import Forecast, Outcome, prefill_seconds
 from ridgeline.engine.core.limits import ExpectedOutput, Limits
@@ -31,6 +32,10 @@ from ridgeline.kvcache import KVCache, Match
 from ridgeline.protocol import FinishReason, Refusal
 from ridgeline.roofline import StepTime, Work
 
+LOADED_AHEAD = 4
+"""Conversations that wait in the line are loaded from the tiers below the device before their turn
+as long as no more than these wait: what is loaded for somebody far behind may be evicted again."""
+
 
 class Scheduler:
     """Owns the sequences, the waiting line and the KV ledger of one engine.
@@ -44,6 +49,7 @@ class Scheduler:
         cache: the KV ledger; None makes one.
         step_time: predicts steps; without it nothing is foretold of a sequence.
         target_seconds: inter-token latency that steps are kept under; 0: all are as `limits` allow.
+        copies: to and from the tiers below the device; None where there are none.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Scheduler:
         *,
         step_time: StepTime | None = None,
         target_seconds: float = 0.0,
+        copies: Copies | None = None,
     ) -> None:
         if limits.max_batch_tokens < geometry.max_batch:
             raise ValueError(
@@ -76,6 +83,7 @@ class Scheduler:
         )
         """Sets the size of steps; another may take its place between two of them."""
         self.cache = cache or KVCache(geometry.blocks, geometry.block_size_tokens)
+        self.copies = copies
         self.counters = Counters()
         self.starved_of_blocks = False
         """Whether the last `schedule` left somebody waiting because KV blocks were short."""
@@ -112,6 +120,20 @@ class Scheduler:
             return 0.0
         return self._line.wait_seconds(self._running, now) or 0.0
 
+    @property
+    def rests_until(self) -> float | None:
+        """When there may be something to do although nobody says so: a copy is waited for that long."""
+        return None if self.copies is None else self.copies.next_deadline()
+
+    def take_orders(self) -> list[Order]:
+        """Copies to be carried out now, before another step is launched."""
+        return [] if self.copies is None else self.copies.take_orders()
+
+    def moved(self, message: Moved, now: float) -> None:
+        """What became of a copy."""
+        assert self.copies is not None, "nothing was ordered"
+        self.copies.moved(message, now)
+
     # --- arrivals and departures ---------------------------------------------------------------
 
     def submit(self, spec: SequenceSpec, now: float, arrived_seconds: float | None = None) -> list[Output]:
@@ -129,10 +151,21 @@ class Scheduler:
         self._order += 1
         self._sequences[spec.id] = sequence
         sequence.forecast = self._foretell(sequence, wait, now)
+        self._load_ahead(sequence, now)
         if displaced is None:
             return []
         del self._sequences[displaced.spec.id]
+        if self.copies is not None:
+            self.copies.leave(displaced)
         return [Output(displaced.spec.id, refusal=self._line.refusal(self._running, now))]
+
+    def _load_ahead(self, sequence: Sequence, now: float) -> None:
+        """Begin to load a conversation that has come back, unless it would have to wait for long."""
+        if self.copies is None or self.waiting > LOADED_AHEAD:
+            return
+        match = self._residence.match(sequence)
+        if not self._residence.is_being_computed(sequence, match):
+            self.copies.load(sequence, len(match.blocks), now)
 
     def _foretell(self, sequence: Sequence, wait: float, now: float) -> Forecast | None:
         """Once it is in the line: what is refused should cost no look into the cache."""
@@ -182,11 +215,13 @@ class Scheduler:
             row.sequence for row in self._launched.pop(plan.step).rows if row.sequence.epoch == row.epoch
         ]
         for sequence in broken:
-            self.cache.distrust(sequence.blocks)
+            self.cache.discard(sequence.blocks)
             self._end(sequence, now)
         return [Output(sequence.spec.id, refusal=refusal) for sequence in broken]
 
     def _end(self, sequence: Sequence, now: float) -> None:
+        if self.copies is not None:
+            self.copies.leave(sequence)
         if sequence.slot is None:
             self._line.leave(sequence)
         else:
@@ -202,6 +237,8 @@ class Scheduler:
         self._free_slots.append(sequence.slot)
         sequence.slot = None
         sequence.epoch += 1
+        if self.copies is not None:
+            self.copies.save(sequence, now)
         self._residence.move_out(sequence, now)
 
     # --- schedule ------------------------------------------------------------------------------
@@ -298,7 +335,7 @@ class Scheduler:
             if is_full or served_before(sequence, ahead) >= budget - reserved:
                 break
             match = self._residence.match(sequence)
-            if self._residence.is_being_computed(sequence, match):
+            if self._is_coming(sequence, match, now):
                 if not self._line.park(sequence):
                     break
                 continue
@@ -307,10 +344,20 @@ class Scheduler:
             if not self._residence.has_room(sequence, match, growth):
                 self.starved_of_blocks = True
                 break
+            if self.copies is not None and self.copies.load(sequence, len(match.blocks), now):
+                if not self._line.park(sequence):
+                    break
+                continue
             self._start(sequence, match, now)
             growth = (growth or 0) + self._residence.expected_growth([sequence])
             admitted.append(sequence)
         return admitted
+
+    def _is_coming(self, sequence: Sequence, match: Match, now: float) -> bool:
+        """Whether what the device lacks is on its way there, by a copy or by another's computing."""
+        if self.copies is not None and self.copies.is_loading(sequence, now):
+            return True
+        return self._residence.is_being_computed(sequence, match)
 
     def _start(self, sequence: Sequence, match: Match, now: float) -> None:
         """Into the batch: a slot, the cached prefix, blocks for the rest of the known tokens."""
@@ -381,7 +428,7 @@ class Scheduler:
     def _commit_row(self, launched: LaunchedRow, result: RowResult, now: float) -> Output | None:
         sequence = launched.sequence
         if result.error is not None:
-            self.cache.distrust(sequence.blocks)
+            self.cache.discard(sequence.blocks)
             self._end(sequence, now)
             return Output(sequence.spec.id, refusal=Refusal("internal_error", result.error))
         sequence.computed += launched.count
@@ -423,6 +470,8 @@ class Scheduler:
     def check(self) -> None:
         """Prove what must hold between any two calls; AssertionError if it does not."""
         self.cache.check([s.blocks for s in self._running])
+        if self.copies is not None:
+            self.copies.check()
         slots = [s.slot for s in self._running]
         assert None not in slots and len(set(slots)) == len(slots), "two sequences share a slot"
         assert len(slots) + len(self._free_slots) == self.geometry.max_batch, "a slot is lost"

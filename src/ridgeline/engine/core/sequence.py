@@ -47,7 +47,8 @@ class Sequence:
     a step launched before a preemption from one after it; `reached` is the most that was ever
     computed; of `blocks` the executor was told `told_blocks`, and `published` are findable;
     `announced` keys are those it is about to publish; `scored` prompt positions were reported;
-    `forecast` is what was foretold at its arrival, until it has a first token.
+    `forecast` is what was foretold at its arrival, until it has a first token; `loads` were begun
+    from tiers below the device, which gave `reloaded` blocks each.
     """
 
     spec: SequenceSpec
@@ -70,6 +71,8 @@ class Sequence:
     told_blocks: int = 0
     scored: int = 0
     forecast: Forecast | None = None
+    loads: int = 0
+    reloaded: dict[str, int] = field(default_factory=dict)
 
     @property
     def generated(self) -> int:

@@ -2,17 +2,28 @@
 
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from ridgeline.engine.core.plan import Admission, Handle, Row, RowResult, Score, StepPlan, StepResult
+from ridgeline.engine.core.plan import (
+    Admission,
+    Handle,
+    Row,
+    RowResult,
+    Score,
+    Snapshot,
+    StepPlan,
+    StepResult,
+)
 from ridgeline.engine.executors.cpu_models import Weights, kv_dtype, resolve_dtype, weight_bytes
 from ridgeline.engine.executors.cpu_peaks import this_processor
 from ridgeline.engine.executors.kv_size import plan_geometry
 from ridgeline.engine.executors.memory import available_bytes, gib, physical_cores
-from ridgeline.engine.executors.slots import Layout, Slots
+from ridgeline.engine.executors.slots import Layout, Slots, stacked
 from ridgeline.models.computed import Computed
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
@@ -155,6 +166,15 @@ class CpuExecutor:
             if result.error is not None:
                 self.model.clean(self._slots.blocks(row.slot))
         return StepResult(rows, handle.seconds + time.perf_counter() - started)
+
+    def read_blocks(self, blocks: Sequence[int]) -> Snapshot:
+        """See `Executor.read_blocks`."""
+        contents = self.model.read_blocks(np.array(blocks, np.int64))
+        return lambda: list(contents)
+
+    def write_blocks(self, blocks: Sequence[int], contents: Sequence[Any]) -> None:
+        """See `Executor.write_blocks`."""
+        self.model.write_blocks(np.array(blocks, np.int64), stacked(contents, self.geometry.block_bytes))
 
     def close(self) -> None:
         """Give weights and KV cache back to the system."""

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from ridgeline.kernels.cpu import CpuKernels, packs_weights
-from ridgeline.kernels.interface import Batch, Integers
+from ridgeline.kernels.interface import Batch, Contents, Integers
 from ridgeline.models.computed import Computed
 from ridgeline.models.config import ModelConfig
 from ridgeline.models.errors import ModelError
@@ -45,6 +45,14 @@ class CpuModel(Protocol):
         """Replace what is not finite in these blocks, so that their next owner is not harmed."""
         ...
 
+    def read_blocks(self, blocks: Integers) -> Contents:
+        """A copy of what is in these blocks: [blocks, bytes]."""
+        ...
+
+    def write_blocks(self, blocks: Integers, contents: Contents) -> None:
+        """Give blocks what was once read of others."""
+        ...
+
     def close(self) -> None:
         """Give back what is not memory."""
         ...
@@ -76,6 +84,14 @@ class TorchModel:
     def clean(self, blocks: Integers) -> None:
         """See `CpuModel.clean`."""
         self._transformer.attention.clean(blocks)
+
+    def read_blocks(self, blocks: Integers) -> Contents:
+        """See `CpuModel.read_blocks`."""
+        return self._transformer.attention.read_blocks(torch.from_numpy(blocks)).numpy()
+
+    def write_blocks(self, blocks: Integers, contents: Contents) -> None:
+        """See `CpuModel.write_blocks`."""
+        self._transformer.attention.write_blocks(torch.from_numpy(blocks), torch.from_numpy(contents))
 
     def close(self) -> None:
         """See `CpuModel.close`."""

@@ -9,6 +9,9 @@ executors: it checks every plan against what it was told before (`simulated_kv.K
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from ridgeline.engine.core.plan import (
     IN_FLIGHT,
@@ -17,6 +20,7 @@ from ridgeline.engine.core.plan import (
     Handle,
     Row,
     RowResult,
+    Snapshot,
     StepPlan,
     StepResult,
 )
@@ -168,6 +172,20 @@ class SimulatedExecutor:
         assert isinstance(handle, SimulatedHandle)
         self._clock.wait_until(handle.end_seconds)
         return handle.result
+
+    def read_blocks(self, blocks: Sequence[int]) -> Snapshot:
+        """See `Executor.read_blocks`: prefix hashes, in the place of K and V."""
+        contents = [np.frombuffer(self._kv.content(block), np.uint8) for block in blocks]
+        return lambda: contents
+
+    def write_blocks(self, blocks: Sequence[int], contents: Sequence[Any]) -> None:
+        """See `Executor.write_blocks`."""
+        for block, content in zip(blocks, contents, strict=True):
+            if len(content) != 8 * self.geometry.block_size_tokens:
+                raise ValueError(
+                    f"a block has {8 * self.geometry.block_size_tokens} bytes, not {len(content)}"
+                )
+            self._kv.restore(block, array("Q", bytes(content)))
 
     def close(self) -> None:
         """Forget all sequences and blocks."""

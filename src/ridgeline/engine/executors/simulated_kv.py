@@ -92,6 +92,17 @@ class KVCells:
         table.verified = max(table.verified, end)
         return touched
 
+    def content(self, block: int) -> "array[int]":
+        """A copy of what was written into a block."""
+        cells = self._cells.get(block)
+        return array("Q", bytes(8 * self._size)) if cells is None else array("Q", cells)
+
+    def restore(self, block: int, content: "array[int]") -> None:
+        """A block gets what was once read of another."""
+        for slot in self._readers.get(block, ()):
+            self._tables[slot].verified = 0
+        self._cells[block] = content
+
     def _explain(self, slot: int, block: int, hashes: "array[int]", base: int, stop: int) -> str:
         cells = self._cells.get(block, array("Q", bytes(8 * self._size)))
         wrong = next(p for p in range(base, stop) if cells[p - base] != hashes[p])

@@ -4,14 +4,14 @@ Block tables are arrays filled in place, so that a step costs a few operations o
 long the sequences are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ridgeline.engine.core.plan import IN_FLIGHT, Admission, Geometry, Row, StepPlan
-from ridgeline.kernels.interface import Batch, Chunk, Integers
+from ridgeline.kernels.interface import Batch, Chunk, Contents, Integers
 
 State = TypeVar("State")
 
@@ -150,3 +150,15 @@ class Slots(Generic[State]):
     def blocks(self, slot: int) -> Integers:
         """A slot's block table."""
         return self._tables[slot, : self._used[slot]]
+
+
+def stacked(contents: Sequence[Any], block_bytes: int) -> Contents:
+    """Contents of blocks in one array: [blocks, bytes].
+
+    Raises:
+        ValueError: one has another length than a block.
+    """
+    for content in contents:
+        if len(content) != block_bytes:
+            raise ValueError(f"a block has {block_bytes} bytes, not {len(content)}")
+    return np.stack([np.asarray(content, np.uint8) for content in contents])

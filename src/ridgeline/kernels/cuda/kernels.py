@@ -125,6 +125,15 @@ class CudaAttention:
     def clean(self, blocks: Integers) -> None:
         """See `PagedAttention.clean`: nothing to do where only what was written is read."""
 
+    def read_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+        """See `PagedAttention.read_blocks`."""
+        return self.pool.index_select(0, blocks).flatten(1).view(torch.uint8)
+
+    def write_blocks(self, blocks: torch.Tensor, contents: torch.Tensor) -> None:
+        """See `PagedAttention.write_blocks`."""
+        parts = contents.view(self.pool.dtype).view(len(blocks), *self.pool.shape[1:])
+        self.pool.index_copy_(0, blocks, parts)
+
 
 class CudaKernels:
     """See `Kernels`.

@@ -10,13 +10,14 @@ the mark behind them. A token that step n draws is handed to step n + 1 on the d
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
-from ridgeline.engine.core.plan import Admission, DeviceLostError, Handle, StepPlan, StepResult
+from ridgeline.engine.core.plan import Admission, DeviceLostError, Handle, Snapshot, StepPlan, StepResult
 from ridgeline.engine.executors.cuda.arrays import (
     ExtraArrays,
     Sizes,
@@ -41,7 +42,7 @@ from ridgeline.engine.executors.gpu_memory import (
     plan_gpu_geometry,
     step_bytes,
 )
-from ridgeline.engine.executors.slots import Slots
+from ridgeline.engine.executors.slots import Slots, stacked
 from ridgeline.kernels.cuda.kernels import CudaAttention, CudaKernels, GpuLimits
 from ridgeline.kernels.cuda.penalties import count_drawn, fill_counts
 from ridgeline.models.errors import ModelError
@@ -151,6 +152,7 @@ class TorchCudaExecutor:
         max_batch, where = self.geometry.max_batch, self._device.torch_device
         attention = model.attention
         assert isinstance(attention, CudaAttention), "a model prepared by other kernels"
+        self._attention = attention
         self._slots = Slots(self.geometry, CudaSlot.of, device_tables=True)
         self._settings = SlotSettings(max_batch)
         self._preparer = Preparer(attention, self._settings, vocab, self._slots.width)
@@ -214,6 +216,46 @@ class TorchCudaExecutor:
         seconds = handle.done.seconds_since(handle.started)
         return StepResult(read(handle.step, handle.output), seconds)
 
+    def read_blocks(self, blocks: Sequence[int]) -> Snapshot:
+        """See `Executor.read_blocks`. Copied on the device at once, to the host behind it."""
+        count, attention = len(blocks), self._attention
+        index = self._device.pinned(count)
+        index.numpy()[:] = blocks
+        host = self._device.pinned(count * self.geometry.block_bytes // 4).view(torch.uint8)
+
+        @torch.inference_mode()
+        def copy() -> None:
+            chosen = index.to(self._device.torch_device, non_blocking=True)
+            host.copy_(attention.read_blocks(chosen).flatten(), non_blocking=True)
+
+        with _lost_devices_told():
+            self._device.submit(copy)
+            done = self._device.mark()
+
+        def contents() -> list[Any]:
+            done.wait()
+            return list(host.view(count, -1).numpy())
+
+        return contents
+
+    def write_blocks(self, blocks: Sequence[int], contents: Sequence[Any]) -> None:
+        """See `Executor.write_blocks`."""
+        wanted = torch.from_numpy(stacked(contents, self.geometry.block_bytes))
+        count, attention = len(blocks), self._attention
+        index = self._device.pinned(count)
+        index.numpy()[:] = blocks
+        host = self._device.pinned(wanted.numel() // 4).view(torch.uint8).view_as(wanted)
+        host.copy_(wanted)
+
+        @torch.inference_mode()
+        def copy() -> None:
+            device = self._device.torch_device
+            chosen = index.to(device, non_blocking=True).long()
+            attention.write_blocks(chosen, host.to(device, non_blocking=True))
+
+        with _lost_devices_told():
+            self._device.submit(copy)
+
     def warm_up(self) -> None:
         """Compute the largest step and some small ones, so that no request waits for a compiler.
 
@@ -238,7 +280,7 @@ class TorchCudaExecutor:
         with contextlib.suppress(torch.AcceleratorError):  # a lost device has nothing to give back
             self._device.mark().wait()  # graphs must not be destroyed while they run
             self._decodes.clear()
-            del self._forward, self._memory, self._preparer
+            del self._forward, self._memory, self._preparer, self._attention
             self._device.close()
 
     def _stage(self, step: Prepared) -> torch.Tensor:
