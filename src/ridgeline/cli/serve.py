@@ -104,6 +104,35 @@ def serve(
             show_default="by free memory",
         ),
     ] = None,
+    kv_host_memory: Annotated[
+        int | None,
+        option(
+            "--kv-host-memory",
+            "Host memory for copies of KV blocks that leave the device, per model.",
+            metavar="SIZE",
+            parser=parse_bytes,
+            show_default="none",
+        ),
+    ] = None,
+    kv_disk: Annotated[
+        int | None,
+        option(
+            "--kv-disk",
+            "Disk space for such copies, per model; they outlive the server.",
+            metavar="SIZE",
+            parser=parse_bytes,
+            show_default="none",
+        ),
+    ] = None,
+    kv_disk_dir: Annotated[
+        Path | None,
+        option(
+            "--kv-disk-dir",
+            "Where they are kept.",
+            metavar="FOLDER",
+            show_default="kv in the data folder",
+        ),
+    ] = None,
     max_batch: Annotated[
         int | None,
         option(
@@ -210,6 +239,9 @@ def serve(
             device=device,
             dtype=dtype,
             kv_memory_bytes=kv_memory,
+            kv_host_bytes=kv_host_memory or 0,
+            kv_disk_bytes=kv_disk or 0,
+            kv_disk_folder=None if kv_disk_dir is None else str(kv_disk_dir),
             max_batch=max_batch,
             max_batch_tokens=max_batch_tokens,
             max_context_tokens=max_context,

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,11 +110,14 @@ def _fetch_missing(models: tuple[str, ...]) -> None:
 def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: Startup) -> None:
     gc.disable()  # what is imported and built now stays: looking through it for garbage is in vain
     specs = _specs(serving)
+    engine = serving.engine
+    if engine.kv_disk_folder is None:
+        engine = replace(engine, kv_disk_folder=str(data_dir / "kv"))
     with ExitStack() as stack:
         process = None
-        if not serving.engine.device.startswith(SIMULATED):
+        if not engine.device.startswith(SIMULATED):
             # It imports and loads while this process does the same for itself.
-            process = stack.enter_context(EngineProcess(specs, serving.engine))
+            process = stack.enter_context(EngineProcess(specs, engine))
         import asyncio
 
         import uvloop
@@ -132,7 +135,7 @@ def _serve(serving: Serving, listener: socket.socket, data_dir: Path, startup: S
         runner.run(prepare(database))
         startup.lap("database")
         metrics = Metrics()
-        replica = build_replica(specs, serving.engine, metrics, process, startup.add)
+        replica = build_replica(specs, engine, metrics, process, startup.add)
         app = create_app(replica, serving.api, metrics)
         mount(app, backend=replica, store=Store(database), settings=serving.site)
         startup.lap("app")

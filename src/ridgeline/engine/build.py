@@ -12,6 +12,8 @@ from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.loop import Engine
 from ridgeline.engine.meter import CostModel, Meter, StepMeter
 from ridgeline.engine.options import SIMULATED, EngineOptions, ModelSpec, cuda_index
+from ridgeline.engine.tiers.build import build_tiers
+from ridgeline.kvcache import KVCache
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.roofline import Hardware, find_hardware
@@ -53,14 +55,22 @@ def build_engines(
             raise ModelError(f"two models are called {name}; give one of them another name (NAME=MODEL)")
         executor, cost_model = _executor(files, options)
         limits = Limits(max_batch_tokens=options.tokens, max_waiting=options.max_waiting)
+        cache = KVCache(executor.geometry.blocks, executor.geometry.block_size_tokens)
+
+        def recompute(start: int, count: int, costs: CostModel = cost_model) -> float:
+            return costs.recompute_seconds(count, start)
+
+        copies, mover = build_tiers(name, executor, cache, recompute, options) or (None, None)
         scheduler = Scheduler(
             executor.geometry,
             limits,
+            cache,
             step_time=cost_model.step_time,
             target_seconds=options.target_seconds,
+            copies=copies,
         )
         meter = StepMeter(cost_model, meter_of(name, executor.geometry))
-        engine = Engine(name, scheduler, executor, meter)
+        engine = Engine(name, scheduler, executor, meter, mover)
         engines.append((engine, Loaded(name, executor.geometry, executor.dtype, executor.kernels)))
         on_phase(f"open {name}", opened - started)
         on_phase(f"load {name}", time.monotonic() - opened)

@@ -70,6 +70,9 @@ class EngineOptions:
             of the catalogue.
         dtype: "auto", or a dtype the device can compute in.
         kv_memory_bytes: memory for KV blocks, per model. More keeps more conversations warm.
+        kv_host_bytes: memory of the host for copies of KV blocks, per model; 0: none.
+        kv_disk_bytes: of files with copies of KV blocks, per model; 0: none.
+        kv_disk_folder: where those files are.
         max_batch: sequences in a step. More answers at once, each slower. None is the device's
             default; `sequences` tells what holds.
         max_batch_tokens: token budget of a step; see `Limits`. None is the device's default;
@@ -84,6 +87,9 @@ class EngineOptions:
     device: str = "cpu"
     dtype: str = "auto"
     kv_memory_bytes: int | None = None
+    kv_host_bytes: int = 0
+    kv_disk_bytes: int = 0
+    kv_disk_folder: str | None = None
     max_batch: int | None = None
     max_batch_tokens: int | None = None
     max_context_tokens: int | None = None
