@@ -3,7 +3,17 @@
 import heapq
 import itertools
 
-from ridgeline.engine.core.copies import Copies, Discovered, Drop, Fetched, Load, Record, Restore, Save, Stored
+from ridgeline.engine.core.copies import (
+    Copies,
+    Discovered,
+    Drop,
+    Fetched,
+    Load,
+    Record,
+    Restore,
+    Save,
+    Stored,
+)
 from ridgeline.kvcache import LoadTime, TierLedger, Tiers
 
 

@@ -60,9 +60,7 @@ def test_a_slow_tier_is_tried_again_now_and_then():
 
 
 def test_writes_are_dropped_when_too_many_are_on_their_way():
-    simulation = Simulation(
-        blocks=64, max_batch=8, tiers={"sizes": {"host": 200}, "most_on_the_way": 6}
-    )
+    simulation = Simulation(blocks=64, max_batch=8, tiers={"sizes": {"host": 200}, "most_on_the_way": 6})
     simulation.tiers.write_seconds = 1000.0
     for seed in range(8):
         simulation.submit(conversation(seed), max_tokens=8)
@@ -77,8 +75,6 @@ def test_a_full_tier_gives_up_what_was_used_longest_ago():
     simulation = Simulation(blocks=16, max_batch=4, tiers={"sizes": {"host": 12}})
     for seed in (1, 2, 3):
         converse(simulation, seed)
-    flush = [seed for seed in (1, 3) if converse(simulation, seed).reloaded]
-    assert flush == [] or flush == [3]
     ledger = simulation.tiers.copies.tiers.ledgers[0]
     assert ledger.used == 12 == len(simulation.tiers.stores["host"])
 

@@ -228,3 +228,33 @@ def test_non_finite_numbers_fail_their_row_alone(kind: str) -> None:
     tensors["model.embed_tokens.weight"].copy_(healthy["model.embed_tokens.weight"])
     assert answer == alone(kind, files, [1, 2, 3], GREEDY, 10)
     assert beside == alone(kind, files, [5, 6, 7], GREEDY, 6)
+
+
+def test_blocks_read_and_written_elsewhere_are_as_good(
+    kind: str, files: ModelFiles, driver: StepDriver
+) -> None:
+    """A long prompt's blocks are copied out while another step follows, and into others' places."""
+    executor, token_ids = driver.executor, PROMPTS[4]
+    wanted = alone(kind, files, token_ids, GREEDY, 12)
+    first = driver.admit(token_ids)
+    driver.generate([first], 1)
+    kept = driver.sequences[first].blocks[:7]
+    snapshot = executor.read_blocks(kept)
+    driver.release(first)
+    others = [driver.admit(prompt(120, salt)) for salt in (7, 8)]  # some of them into the same blocks
+    driver.generate(others, 1)
+    contents = snapshot()
+    assert {len(content) for content in contents} == {executor.geometry.block_bytes}
+    for slot in others:
+        driver.release(slot)
+    places = [driver.free_blocks.popleft() for _ in kept]
+    assert set(places) != set(kept)
+    executor.write_blocks(places, contents)
+    again = driver.admit(token_ids, shared_blocks=places)
+    assert driver.generate([again], 12)[0] == wanted
+
+
+def test_a_content_of_another_length_is_refused(driver: StepDriver) -> None:
+    content = driver.executor.read_blocks([0])()[0]
+    with pytest.raises(ValueError, match=f"not {len(content) - 1}"):
+        driver.executor.write_blocks([1], [content[:-1]])

@@ -1,5 +1,6 @@
 """Turns steps into metrics: what was computed, what it should cost, what held it up."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from ridgeline.engine.core.counters import Counters
@@ -18,7 +19,7 @@ from ridgeline.roofline import (
     step_cost,
 )
 from ridgeline.telemetry.ledger import Prediction
-from ridgeline.telemetry.records import Headroom, Resource, RidgeRecord, StepAllowance, StepRecord
+from ridgeline.telemetry.records import Headroom, Resource, RidgeRecord, StepAllowance, StepRecord, TierRecord
 
 _ONE = Work(1, 0, 0, 0)
 
@@ -117,6 +118,10 @@ class Meter(Protocol):
         """See `EngineMeter.evicted`."""
         ...
 
+    def tiers(self, records: Sequence[TierRecord]) -> None:
+        """See `EngineMeter.tiers`."""
+        ...
+
     def preempted(self) -> None:
         """See `EngineMeter.preempted`."""
         ...
@@ -129,6 +134,7 @@ class StepMeter:
         self._cost_model = cost_model
         self._meter = meter
         self._counted = Counters()
+        self._tiers: tuple[TierRecord, ...] = ()
         self._last_ended = 0.0
         hardware, dtype = cost_model.hardware, cost_model.dtype
         self._peak_flops = hardware.peak_flops(dtype)
@@ -187,9 +193,31 @@ class StepMeter:
         for outcome in scheduler.outcomes:
             self._meter.predicted(outcome.what, outcome.predicted, outcome.outcome)
         scheduler.outcomes.clear()
+        self._tell_tiers(scheduler)
+
+    def _tell_tiers(self, scheduler: Scheduler) -> None:
+        if scheduler.copies is None:
+            return
+        records = tuple(
+            TierRecord(
+                ledger.name,
+                ledger.blocks,
+                ledger.stored,
+                saved=counted.saved,
+                loaded=counted.loaded,
+                not_saved=counted.not_saved,
+                not_loaded=counted.not_loaded,
+                load_seconds=counted.load_seconds,
+            )
+            for ledger, counted in scheduler.copies.told()
+        )
+        if records != self._tiers:
+            self._tiers = records
+            self._meter.tiers(records)
 
     def idle(self, scheduler: Scheduler, now: float) -> None:
         """Nothing runs or waits."""
+        self._tell_tiers(scheduler)
         self._meter.idle(now, blocks_held=scheduler.cache.held, blocks_idle=scheduler.cache.idle)
 
     def _bound(

@@ -63,6 +63,10 @@ class KVCache:
         """How many of these are idle, so that holding them makes fewer available."""
         return sum(1 for block in blocks if not self._holders[block])
 
+    def held_once(self, blocks: Sequence[int]) -> int:
+        """How many of these would become available if one holder let go of them."""
+        return sum(1 for block in blocks if self._holders[block] == 1)
+
     def hold(self, blocks: Sequence[int]) -> None:
         """One more holder for each of these cached or held blocks."""
         for block in blocks:

@@ -38,7 +38,7 @@ class LoadTime:
         return blocks * self.seconds_per_block
 
     def observe(self, blocks: int, seconds: float) -> None:
-        """A load of so many blocks took so long, its waiting included."""
+        """Reading so many blocks took so long."""
         self.seconds_per_block += (seconds / blocks - self.seconds_per_block) * LEARNING_RATE
 
 
@@ -112,18 +112,18 @@ class TierLedger:
 
     def found(self, keys: Iterable[bytes], now: float) -> list[bytes]:
         """A tier that outlived its server has these, oldest first; returns what is too much."""
-        surplus = []
+        surplus: dict[bytes, None] = {}
         for key in keys:
-            if self.has(key):
+            if self.has(key) or key in surplus:
                 continue
             if self.used >= self.blocks:
                 if not len(self._policy):
-                    surplus.append(key)
+                    surplus[key] = None
                     continue
-                surplus.append(self._evict(now))
+                surplus[self._evict(now)] = None
             # How deep in its chain it is was not kept: it is treated like a chain's beginning.
             self._add(key, 0, now)
-        return surplus
+        return list(surplus)
 
     def touch(self, keys: Sequence[bytes], now: float) -> None:
         """A chain was used once more; what is stored of it is as new."""

@@ -60,6 +60,22 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition("ridgeline_kv_idle_ratio", "gauge", "KV blocks cached but reclaimable over all.", ("tier",)),
     Definition(
+        "ridgeline_kv_copied_blocks_total",
+        "counter",
+        "KV blocks copied out of the device into a tier below it, and back in.",
+        ("tier", "direction"),
+    ),
+    Definition(
+        "ridgeline_kv_lost_copies_total",
+        "counter",
+        "KV blocks not copied: out, as too many were on their way or writing failed; in, as they were gone, "
+        "damaged or too late.",
+        ("tier", "direction"),
+    ),
+    Definition(
+        "ridgeline_kv_load_seconds_total", "counter", "Time spent on reading KV blocks of a tier.", ("tier",)
+    ),
+    Definition(
         "ridgeline_prefix_tokens_total",
         "counter",
         "Prompt tokens by what the prefix cache did: hit; cold, never seen; evicted, seen and lost; "

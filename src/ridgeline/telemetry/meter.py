@@ -3,7 +3,7 @@
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ from ridgeline.telemetry.histogram import Histogram
 from ridgeline.telemetry.ledger import PREDICTIONS, Ledger, Prediction
 from ridgeline.telemetry.live import Live, Point, by_name, point_of, shown_steps, told
 from ridgeline.telemetry.recent import Recent, Tally
-from ridgeline.telemetry.records import RESOURCES, RequestRecord, Resource, StepRecord
+from ridgeline.telemetry.records import RESOURCES, RequestRecord, Resource, StepRecord, TierRecord
 from ridgeline.telemetry.verdict import verdict
 from ridgeline.telemetry.window import Window
 
@@ -79,6 +79,7 @@ class EngineMeter:
         self._totals = dict.fromkeys(_TOTALS, 0.0)
         self._labelled: dict[str, Counter[str]] = {name: Counter() for name in _LABELLED}
         self._labelled["ridgeline_prefix_tokens_total"].update(dict.fromkeys(_PREFIX_RESULTS, 0))
+        self._tiers: tuple[TierRecord, ...] = ()
         self._ledger = Ledger()
         self._points: deque[Point] = deque(maxlen=POINTS)
         self._steps = 0
@@ -146,6 +147,12 @@ class EngineMeter:
         """A prediction met its outcome; those of steps come with the steps."""
         with self._lock:
             self._ledger.note(what, predicted, outcome)
+
+    def tiers(self, records: Sequence[TierRecord]) -> None:
+        """Say how the tiers below the device stand."""
+        with self._lock:
+            self._remember()
+            self._tiers = tuple(records)
 
     def preempted(self) -> None:
         """Count a running request put back."""
@@ -221,6 +228,12 @@ class EngineMeter:
                 yield name, (label,), count
         for resource, seconds in self._bound_seconds.items():
             yield "ridgeline_bound_seconds_total", (resource,), seconds
+        for tier in self._tiers:
+            yield "ridgeline_kv_copied_blocks_total", (tier.name, "out"), tier.saved
+            yield "ridgeline_kv_copied_blocks_total", (tier.name, "in"), tier.loaded
+            yield "ridgeline_kv_lost_copies_total", (tier.name, "out"), tier.not_saved
+            yield "ridgeline_kv_lost_copies_total", (tier.name, "in"), tier.not_loaded
+            yield "ridgeline_kv_load_seconds_total", (tier.name,), tier.load_seconds
         prefix = self._labelled["ridgeline_prefix_tokens_total"]
         yield "vllm:prefix_cache_queries_total", (), prefix.total()
         yield "vllm:prefix_cache_hits_total", (), prefix["hit"]
@@ -247,6 +260,9 @@ class EngineMeter:
             return
         yield "ridgeline_kv_utilization_ratio", ("device",), blocks.held / blocks.total
         yield "ridgeline_kv_idle_ratio", ("device",), blocks.idle / blocks.total
+        for tier in self._tiers:
+            yield "ridgeline_kv_utilization_ratio", (tier.name,), 0.0
+            yield "ridgeline_kv_idle_ratio", (tier.name,), tier.stored / tier.blocks
         yield "vllm:kv_cache_usage_perc", (), blocks.held / blocks.total
         if self._block_size_tokens is not None:
             yield "vllm:cache_config_info", (str(self._block_size_tokens), str(blocks.total)), 1

@@ -132,3 +132,28 @@ class RequestRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TierRecord:
+    """A tier below the device, as it stands; numbers of blocks, the last four since start.
+
+    Attributes:
+        name: "host" or "disk".
+        blocks: it has room for.
+        stored: that can be loaded.
+        saved: that came from the device.
+        loaded: that went back.
+        not_saved: for want of room on the way, or because writing failed.
+        not_loaded: that were gone, wrong, or too late.
+        load_seconds: that reading took.
+    """
+
+    name: str
+    blocks: int
+    stored: int
+    saved: int
+    loaded: int
+    not_saved: int
+    not_loaded: int
+    load_seconds: float

@@ -316,6 +316,10 @@ class Copies:
         self.cache.release([*present, *blocks], now)
         return len(blocks)
 
+    def told(self) -> list[tuple[TierLedger, CopyCounters]]:
+        """Each tier, and what was moved."""
+        return [(ledger, self.counters[ledger.name]) for ledger in self.tiers.ledgers]
+
     def check(self) -> None:
         """Prove what must hold between any two calls."""
         self.tiers.check()

@@ -292,15 +292,33 @@ class Scheduler:
     def _grow(self, sequence: Sequence, now: float) -> bool:
         """Room for one more token; False when the sequence itself had to be preempted for it.
 
-        Victims come from the end of `_running`, which has no row in this step yet.
+        Victims come from behind it in `_running`, where nobody has a row in this step yet.
         """
         while (need := self._residence.lacks(sequence)) > self.cache.available:
-            victim = self._running[-1]
+            victim = self._least_lost(self._running[self._running.index(sequence) :])
             self._preempt(victim, now)
             if victim is sequence:
                 return False
         self._residence.grow(sequence, need, now)
         return True
+
+    def _least_lost(self, candidates: list[Sequence]) -> Sequence:
+        """Of the lowest priority, whoever would be back soonest; of equals the last to come.
+
+        The first of the batch is a candidate only when it is alone, so that somebody always ends.
+        """
+        lowest = candidates[-1].spec.priority
+        behind = [s for s in candidates[1:] if s.spec.priority == lowest] or candidates[-1:]
+        # Blocks that others hold, too, would make no room.
+        giving = [s for s in behind if self.cache.held_once(s.blocks)] or behind
+        return min(reversed(giving), key=self._seconds_to_return)
+
+    def _seconds_to_return(self, sequence: Sequence) -> float:
+        if self.copies is not None:
+            return self.copies.seconds_to_return(sequence)
+        if self._step_time is None or not sequence.computed:
+            return 0.0
+        return self._step_time.seconds(Work.of([(sequence.computed, 0)], 0))
 
     def _preempt(self, sequence: Sequence, now: float) -> None:
         self._vacate(sequence, now)
@@ -319,10 +337,11 @@ class Scheduler:
             if self._free_slots and self._residence.has_room(waiting, match, growth):
                 return
             below = [s for s in self._running if s.spec.priority > waiting.spec.priority]
+            lowest = [s for s in below if s.spec.priority == victim.spec.priority]
             need = self.cache.blocks_for(len(waiting.tokens))
             if need > self.cache.available + sum(len(s.blocks) for s in below):
                 return
-            self._preempt(victim, now)
+            self._preempt(min(reversed(lowest), key=self._seconds_to_return), now)
 
     def _admit(self, prefilling: list[Sequence], budget: int, most: int, now: float) -> list[Sequence]:
         """Give slots and blocks to waiting sequences that would compute something in this step."""

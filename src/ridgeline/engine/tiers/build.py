@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 STAGED_BYTES = 256 << 20
 """Most of what is on its way into tiers."""
 
+ASSUMED_BYTES_PER_SECOND = 500e6
+"""Of a tier that could not be measured: a plain SSD."""
+
 _PROBED = 8
 """Blocks that are written and read to see what a tier takes."""
 
@@ -92,7 +95,7 @@ def _disk(executor: Executor, options: EngineOptions) -> DiskStore | None:
 
 
 def measure(store: Store, content: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> float:
-    """Seconds that reading one block back takes; a tier that fails now is one that takes forever."""
+    """Seconds that reading one block back takes; assumed where the tier fails now, for it may recover."""
     keys = [os.urandom(16) for _ in range(_PROBED)]
     noise = np.frombuffer(os.urandom(len(content)), np.uint8)
     try:
@@ -106,7 +109,7 @@ def measure(store: Store, content: "np.ndarray[tuple[int], np.dtype[np.uint8]]")
         return (time.perf_counter() - started) / len(keys)
     except OSError as error:
         logger.warning("the %s tier of the KV cache cannot be used now: %s", store.name, error)
-        return float("inf")
+        return len(content) / ASSUMED_BYTES_PER_SECOND
     finally:
         for key in keys:
             store.delete(key)
