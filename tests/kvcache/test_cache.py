@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridgeline.kvcache import KVCache, OutOfBlocks, extend_keys, root_key
+from ridgeline.kvcache import KVCache, OutOfBlocks, extend_keys, root_key, shared_keys
 
 SIZE = 4
 
@@ -148,3 +148,41 @@ def test_the_proof_finds_a_lost_block():
     cache.check([blocks])
     with pytest.raises(AssertionError, match="holders differ"):
         cache.check([blocks[:1]])
+
+
+def shared_chain(salt, tokens, registered):
+    keys = []
+    extend_keys(keys, root_key(salt), tokens, SIZE, shared_keys(registered, SIZE))
+    return keys
+
+
+def test_only_registered_prefixes_have_keys_that_tenants_share():
+    prompt = list(range(100, 100 + 2 * SIZE + 1))  # two full blocks and a bit
+    text = [*prompt, *range(3 * SIZE)]
+    ann, bob = (shared_chain(salt, text, [prompt]) for salt in ("ann", "bob"))
+    assert ann[:2] == bob[:2]
+    assert not set(ann[2:]) & set(bob[2:])
+    other_first = [1, *text[1:]]
+    ann, bob = (shared_chain(salt, other_first, [prompt]) for salt in ("ann", "bob"))
+    assert not set(ann) & set(bob)
+    inside = [*text[:SIZE], 1, *text[SIZE + 1 :]]  # leaves the prefix in its second block
+    ann, bob = (shared_chain(salt, inside, [prompt]) for salt in ("ann", "bob"))
+    assert ann[0] == bob[0] and not set(ann[1:]) & set(bob[1:])
+
+
+def test_keys_are_the_same_whether_computed_at_once_or_as_tokens_come():
+    registered = [list(range(3 * SIZE)), list(range(5 * SIZE))]
+    tokens = list(range(4 * SIZE)) + [7] * (2 * SIZE)
+    shared, keys = shared_keys(registered, SIZE), []
+    for end in range(len(tokens) + 1):
+        extend_keys(keys, root_key("ann"), tokens[:end], SIZE, shared)
+    assert keys == shared_chain("ann", tokens, registered)
+    assert [key in shared for key in keys] == [True] * 4 + [False] * 2
+
+
+def test_what_continues_a_registered_prefix_is_not_found_without_it():
+    """The salt comes in at the border, also for a tenant that could choose what stands there."""
+    prompt, rest = list(range(SIZE)), list(range(50, 50 + SIZE))
+    with_prompt = shared_chain("ann", prompt + rest, [prompt])
+    assert shared_chain("ann", rest, [prompt])[0] != with_prompt[1]
+    assert shared_chain("ann", prompt + rest, [])[1] != with_prompt[1]

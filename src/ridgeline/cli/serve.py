@@ -133,6 +133,14 @@ def serve(
             show_default="kv in the data folder",
         ),
     ] = None,
+    shared_prefix: Annotated[
+        list[Path] | None,
+        option(
+            "--shared-prefix",
+            "File with a system prompt whose KV all keys share; may be repeated.",
+            metavar="FILE",
+        ),
+    ] = None,
     max_batch: Annotated[
         int | None,
         option(
@@ -239,6 +247,7 @@ def serve(
             device=device,
             dtype=dtype,
             kv_memory_bytes=kv_memory,
+            shared_prefixes=tuple(_text_of(path) for path in shared_prefix or ()),
             kv_host_bytes=kv_host_memory or 0,
             kv_disk_bytes=kv_disk or 0,
             kv_disk_folder=None if kv_disk_dir is None else str(kv_disk_dir),
@@ -266,6 +275,13 @@ def serve(
             log_level=log_level,
         )
     )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--shared-prefix: cannot read {path} as text ({error})") from error
 
 
 def _api_keys(given: list[str]) -> dict[str, str]:

@@ -12,8 +12,9 @@ from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.loop import Engine
 from ridgeline.engine.meter import CostModel, Meter, StepMeter
 from ridgeline.engine.options import SIMULATED, EngineOptions, ModelSpec, cuda_index
+from ridgeline.engine.shared import tokens_before_user
 from ridgeline.engine.tiers.build import build_tiers
-from ridgeline.kvcache import KVCache
+from ridgeline.kvcache import KVCache, shared_keys
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.roofline import Hardware, find_hardware
@@ -68,6 +69,10 @@ def build_engines(
             step_time=cost_model.step_time,
             target_seconds=options.target_seconds,
             copies=copies,
+            shared=shared_keys(
+                (tokens_before_user(files.tokenizer, text) for text in options.shared_prefixes),
+                executor.geometry.block_size_tokens,
+            ),
         )
         meter = StepMeter(cost_model, meter_of(name, executor.geometry))
         engine = Engine(name, scheduler, executor, meter, mover)

@@ -73,6 +73,8 @@ class EngineOptions:
         kv_host_bytes: memory of the host for copies of KV blocks, per model; 0: none.
         kv_disk_bytes: of files with copies of KV blocks, per model; 0: none.
         kv_disk_folder: where those files are.
+        shared_prefixes: system prompts whose KV all keys' owners share. Nothing else is shared between
+            them: whoever could measure what is cached would learn what another has typed.
         max_batch: sequences in a step. More answers at once, each slower. None is the device's
             default; `sequences` tells what holds.
         max_batch_tokens: token budget of a step; see `Limits`. None is the device's default;
@@ -90,6 +92,7 @@ class EngineOptions:
     kv_host_bytes: int = 0
     kv_disk_bytes: int = 0
     kv_disk_folder: str | None = None
+    shared_prefixes: tuple[str, ...] = ()
     max_batch: int | None = None
     max_batch_tokens: int | None = None
     max_context_tokens: int | None = None

@@ -2,7 +2,7 @@
 
 from ridgeline.kvcache.cache import KVCache, OutOfBlocks
 from ridgeline.kvcache.eviction import EvictionPolicy, IdleBlock, Lru
-from ridgeline.kvcache.keys import extend_keys, root_key
+from ridgeline.kvcache.keys import extend_keys, root_key, shared_keys
 from ridgeline.kvcache.prefix import Match
 from ridgeline.kvcache.tiers import LoadTime, TierLedger, Tiers
 
@@ -18,4 +18,5 @@ __all__ = [
     "Tiers",
     "extend_keys",
     "root_key",
+    "shared_keys",
 ]

@@ -14,8 +14,11 @@ from ridgeline.kvcache import KVCache, Match, extend_keys, root_key
 class Residence:
     """The scheduler's hand on the KV ledger; keeps `Sequence.blocks`, `keys` and `announced`."""
 
-    def __init__(self, cache: KVCache, expected: ExpectedOutput, watermark: float) -> None:
+    def __init__(
+        self, cache: KVCache, expected: ExpectedOutput, watermark: float, shared: frozenset[bytes]
+    ) -> None:
         self._cache = cache
+        self._shared = shared
         self._expected = expected
         self._watermark_blocks = max(1, round(watermark * cache.total))
 
@@ -98,7 +101,7 @@ class Residence:
 
     def _extend_keys(self, sequence: Sequence) -> None:
         root = root_key(sequence.spec.tenant)
-        extend_keys(sequence.keys, root, sequence.tokens, self._cache.block_size)
+        extend_keys(sequence.keys, root, sequence.tokens, self._cache.block_size, self._shared)
 
     def _final_blocks(self, sequence: Sequence) -> int:
         output = self._expected.total(sequence.generated, sequence.spec.max_tokens)

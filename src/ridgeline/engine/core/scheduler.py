@@ -50,6 +50,7 @@ class Scheduler:
         step_time: predicts steps; without it nothing is foretold of a sequence.
         target_seconds: inter-token latency that steps are kept under; 0: all are as `limits` allow.
         copies: to and from the tiers below the device; None where there are none.
+        shared: keys of what tenants may share, from `kvcache.shared_keys`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Scheduler:
         step_time: StepTime | None = None,
         target_seconds: float = 0.0,
         copies: Copies | None = None,
+        shared: frozenset[bytes] = frozenset(),
     ) -> None:
         if limits.max_batch_tokens < geometry.max_batch:
             raise ValueError(
@@ -88,7 +90,7 @@ class Scheduler:
         self.starved_of_blocks = False
         """Whether the last `schedule` left somebody waiting because KV blocks were short."""
         self._expected = ExpectedOutput(limits.expected_output_tokens)
-        self._residence = Residence(self.cache, self._expected, limits.watermark)
+        self._residence = Residence(self.cache, self._expected, limits.watermark, shared)
         self._line = Line(limits.max_waiting, geometry.max_batch, self._expected)
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
