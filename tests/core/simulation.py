@@ -58,12 +58,13 @@ class Simulation:
         check=True,
         target_seconds=0.0,
         tiers=None,
+        hardware=HARDWARE["l40s"],
         **limits,
     ):
         self.clock = VirtualClock()
         self.executor = SimulatedExecutor(
             SHAPE,
-            HARDWARE["l40s"],
+            hardware,
             dtype="bfloat16",
             vocab_size=VOCAB,
             kv_memory_bytes=blocks * BLOCK_BYTES,
@@ -75,7 +76,7 @@ class Simulation:
             mean_answer_tokens=MEAN_ANSWER_TOKENS,
         )
         self.limits = Limits(**{"max_batch_tokens": 64, "max_waiting": 1000, **limits})
-        self.costs = CostModel(SHAPE, HARDWARE["l40s"], "bfloat16", self.limits.max_batch_tokens)
+        self.costs = CostModel(SHAPE, hardware, "bfloat16", self.limits.max_batch_tokens)
         cache = KVCache(self.executor.geometry.blocks, self.executor.geometry.block_size_tokens)
         self.tiers = None if not tiers else FakeTiers(self.executor, cache, self.costs, **tiers)
         self.scheduler = Scheduler(

@@ -3,6 +3,8 @@
 import pytest
 from simulation import Simulation
 
+from ridgeline.kvcache import LoadTime
+
 HOST = {"sizes": {"host": 64}}
 
 
@@ -49,14 +51,14 @@ def test_a_slow_tier_is_tried_again_now_and_then():
     simulation = Simulation(blocks=16, max_batch=4, tiers={"sizes": {"host": 400}})
     converse(simulation, 1)
     flush_device(simulation)
-    simulation.tiers.copies.tiers.ledgers[0].load_time.seconds_per_block = 10.0
+    simulation.tiers.copies.tiers.ledgers[0].load_time = LoadTime(10.0)
     tries = 0
     while not (back := converse(simulation, 1)).reloaded and tries < 40:
         assert back.cached == 0
         flush_device(simulation)
         tries += 1
     assert 4 <= tries < 40
-    assert simulation.tiers.copies.tiers.ledgers[0].load_time.seconds_per_block < 10.0
+    assert simulation.tiers.copies.tiers.ledgers[0].load_time.seconds(1) < 10.0
 
 
 def test_writes_are_dropped_when_too_many_are_on_their_way():

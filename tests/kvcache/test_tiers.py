@@ -141,6 +141,8 @@ def test_what_preemption_costs_is_the_cheaper_way_back(per_block: float, expecte
 
 def test_load_time_follows_the_loads() -> None:
     load_time = LoadTime(1.0)
-    for _ in range(50):
+    for _ in range(200):
         load_time.observe(10, 0.1)
     assert load_time.seconds(5) == pytest.approx(0.05, rel=0.01)
+    load_time.observe(1, 0.5)  # one that had to wait
+    assert load_time.seconds(5) == pytest.approx(0.05 * (2.0 + 0.5) / 2.0, rel=0.05)

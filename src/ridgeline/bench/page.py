@@ -1,7 +1,9 @@
 """A report as one HTML file with plots: nothing is fetched, no script is run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import jinja2
 import orjson
@@ -99,25 +101,40 @@ def _checks(report: Report) -> list[tuple[str, str]]:
     return checks
 
 
-def _drawn(plots: list[Plot]) -> list[tuple[Plot, Markup]]:
+def drawn(plots: Sequence[Plot]) -> list[tuple[Plot, Markup]]:
+    """Plots with their pictures, as the templates' macro takes them."""
     return [(plot, Markup(svg(plot))) for plot in plots]
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page of this folder's templates, with its style in it."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_source),
+    )
+    return environment.get_template(template).render(style=Markup(_source("page.css")), **values)
+
+
+def _source(name: str) -> str:
+    return files("ridgeline.bench").joinpath(name).read_text(encoding="utf-8")
 
 
 def page(plan: Plan, measured: Measured) -> str:
     """The whole file."""
-    source = files("ridgeline.bench").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
     line = as_json(plan, measured)
     climbed = measured.climbed
-    return template.render(
+    return render_page(
+        "page.html.jinja",
         model=measured.model,
         url=plan.url,
         report=measured.report,
         verdict=verdict(climbed) if climbed else None,
-        ramp_plots=_drawn(of_ramp(climbed, plan.targets)) if climbed else [],
+        ramp_plots=drawn(of_ramp(climbed, plan.targets)) if climbed else [],
         climbed=climbed,
         tiles=_tiles(measured.report),
-        plots=_drawn(of_run(measured, plan.targets)),
+        plots=drawn(of_run(measured, plan.targets)),
         times=_times(measured.report),
         checks=_checks(measured.report),
         warnings=[text.plain for text in warnings(measured.report)],

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import ridgeline
-from ridgeline.cli import bench, chat, models, pull, serve, top
+from ridgeline.cli import bench, chat, demo, models, pull, serve, top
 from ridgeline.cli.errors import CommandFailed
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command(name="models")(models.models)
 app.command(name="chat")(chat.chat)
 app.command(name="top")(top.top)
 app.command(name="bench")(bench.bench)
+app.add_typer(demo.app, name="demo")
 
 
 def _version(wanted: bool) -> None:
@@ -48,6 +49,7 @@ def _program(
       ridgeline chat "What is a ridge?"   ask the running server
       ridgeline top                       see what binds it now
       ridgeline bench --concurrency 8     measure it
+      ridgeline demo kv                   see what the KV cache is worth
     """
 
 

@@ -15,7 +15,7 @@ import torch
 Integers = npt.NDArray[np.int64]
 
 Contents = npt.NDArray[np.uint8]
-"""What is in blocks of a KV cache: [blocks, bytes of a block]."""
+"""What is in a block of a KV cache, or in each of several: [bytes], [blocks, bytes]."""
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """A product with fixed weights: [tokens, inputs] to [tokens, outputs]."""

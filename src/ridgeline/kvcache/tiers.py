@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from ridgeline.kvcache.eviction import EvictionPolicy, IdleBlock, Lru
 
-LEARNING_RATE = 0.2
-"""Weight of the latest load in what loads are expected to take."""
+KEPT = 0.95
+"""Of the weight of earlier loads, at each further one: some twenty count."""
 
 TRIED_AGAIN = 32
-"""After so many loads that were not worth it one is made all the same: a disk may have been slow
+"""After so many copies that were not worth it one is made all the same: a disk may have been slow
 only for a while, and what is never measured never becomes faster."""
 
 Recompute = Callable[[int, int], float]
@@ -31,15 +31,17 @@ class LoadTime:
     """
 
     def __init__(self, seconds_per_block: float) -> None:
-        self.seconds_per_block = seconds_per_block
+        # As if one load of a usual length had been seen.
+        self._blocks, self._seconds = 16.0, 16 * seconds_per_block
 
     def seconds(self, blocks: int) -> float:
         """Expected of a load."""
-        return blocks * self.seconds_per_block
+        return blocks * self._seconds / self._blocks
 
     def observe(self, blocks: int, seconds: float) -> None:
-        """Reading so many blocks took so long."""
-        self.seconds_per_block += (seconds / blocks - self.seconds_per_block) * LEARNING_RATE
+        """Reading so many blocks took so long. Sums are kept: a short load that had to wait says little."""
+        self._blocks += blocks - (1 - KEPT) * self._blocks
+        self._seconds += seconds - (1 - KEPT) * self._seconds
 
 
 class TierLedger:
@@ -196,10 +198,9 @@ class Tiers:
             stop += 1
         count = stop - first
         seconds = ledger.load_time.seconds(count)
-        if seconds >= self._recompute(first * self._size, count * self._size):
-            self._declined += 1
-            if self._declined % TRIED_AGAIN:
-                return None
+        again = self._recompute(first * self._size, count * self._size)
+        if seconds >= again and not self._is_tried_again():
+            return None
         return Found(ledger, tuple(keys[first:stop]), seconds)
 
     def wanting(self, keys: Sequence[bytes]) -> list[tuple[TierLedger, range]]:
@@ -208,7 +209,7 @@ class Tiers:
         for ledger in self.ledgers:
             for run in _runs([i for i, key in enumerate(keys) if not ledger.has(key)]):
                 again = self._recompute(run.start * self._size, len(run) * self._size)
-                if ledger.load_time.seconds(len(run)) < again:
+                if ledger.load_time.seconds(len(run)) < again or self._is_tried_again():
                     wanted.append((ledger, run))
         return wanted
 
@@ -224,6 +225,11 @@ class Tiers:
         rest = self._recompute(full, computed - full) if computed > full else 0.0
         loads = [ledger.load_time.seconds(len(keys)) + rest for ledger in self.ledgers if ledger.blocks]
         return min([again, *loads])
+
+    def _is_tried_again(self) -> bool:
+        """Whether a copy that is not worth it is made to see whether that still holds."""
+        self._declined += 1
+        return self._declined % TRIED_AGAIN == 0
 
     def check(self) -> None:
         """Prove all ledgers."""

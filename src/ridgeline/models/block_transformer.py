@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -113,9 +114,11 @@ class BlockTransformer:
         """A copy of what is in these blocks: [blocks, bytes]."""
         return self._pool[blocks].reshape(len(blocks), -1).view(np.uint8)
 
-    def write_blocks(self, blocks: Integers, contents: Contents) -> None:
-        """Give blocks what was once read of others."""
-        self._pool[blocks] = contents.view(np.uint16).reshape(len(blocks), *self._pool.shape[1:])
+    def write_blocks(self, blocks: Integers, contents: Sequence[Contents]) -> None:
+        """Give blocks what was once read of others, [bytes] each."""
+        shape = self._pool.shape[1:]
+        for block, content in zip(blocks, contents, strict=True):
+            self._pool[block] = content.view(np.uint16).reshape(shape)
 
     def close(self) -> None:
         """End the threads."""

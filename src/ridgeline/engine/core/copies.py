@@ -142,7 +142,8 @@ class Copies:
     _loading: dict[int, _Loading] = field(default_factory=dict)
     _ticket_of: dict[str, int] = field(default_factory=dict)
     _given_up: set[int] = field(default_factory=set)
-    _on_the_way: int = 0
+    on_the_way: int = 0
+    """Blocks on their way into tiers now."""
     _ticket: int = 0
     _ledgers: dict[str, TierLedger] = field(default_factory=dict)
 
@@ -168,7 +169,7 @@ class Copies:
             ledger.touch(keys, now)
         size = self.cache.block_size
         for ledger, run in self.tiers.wanting(keys):
-            room = max(0, self.most_on_the_way - self._on_the_way)
+            room = max(0, self.most_on_the_way - self.on_the_way)
             taken = run[:room]
             dropped = ledger.begin([keys[i] for i in taken], run.start, now)
             if dropped:
@@ -181,7 +182,7 @@ class Copies:
             self.counters[ledger.name].not_saved += len(run) - len(begun)
             if not begun:
                 continue
-            self._on_the_way += len(begun)
+            self.on_the_way += len(begun)
             tokens = tuple(tuple(sequence.tokens[i * size : (i + 1) * size]) for i, _ in begun)
             blocks = tuple(block for _, block in begun)
             self.orders.append(Save(ledger.name, blocks, tuple(keys[i] for i, _ in begun), tokens))
@@ -262,7 +263,7 @@ class Copies:
             if surplus:
                 self.orders.append(Drop(message.tier, tuple(surplus)))
             return
-        self._on_the_way -= len(message.keys) + len(message.failed)
+        self.on_the_way -= len(message.keys) + len(message.failed)
         ledger.stored_now(reversed(message.keys), now)
         ledger.not_stored(message.failed)
         self.counters[message.tier].saved += len(message.keys)
@@ -323,5 +324,5 @@ class Copies:
     def check(self) -> None:
         """Prove what must hold between any two calls."""
         self.tiers.check()
-        assert self._on_the_way >= 0, "more copies came to an end than were ordered"
+        assert self.on_the_way >= 0, "more copies came to an end than were ordered"
         assert {loading.sequence.spec.id for loading in self._loading.values()} == set(self._ticket_of)

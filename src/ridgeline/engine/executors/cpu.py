@@ -23,7 +23,7 @@ from ridgeline.engine.executors.cpu_models import Weights, kv_dtype, resolve_dty
 from ridgeline.engine.executors.cpu_peaks import this_processor
 from ridgeline.engine.executors.kv_size import plan_geometry
 from ridgeline.engine.executors.memory import available_bytes, gib, physical_cores
-from ridgeline.engine.executors.slots import Layout, Slots, stacked
+from ridgeline.engine.executors.slots import Layout, Slots, checked
 from ridgeline.models.computed import Computed
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
@@ -174,7 +174,7 @@ class CpuExecutor:
 
     def write_blocks(self, blocks: Sequence[int], contents: Sequence[Any]) -> None:
         """See `Executor.write_blocks`."""
-        self.model.write_blocks(np.array(blocks, np.int64), stacked(contents, self.geometry.block_bytes))
+        self.model.write_blocks(np.array(blocks, np.int64), checked(contents, self.geometry.block_bytes))
 
     def close(self) -> None:
         """Give weights and KV cache back to the system."""

@@ -1,8 +1,10 @@
 """What the CPU executor computes with: torch in a float dtype, or int8 in kernels of our own."""
 
 import logging
+from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from ridgeline.kernels.cpu import CpuKernels, packs_weights
@@ -49,8 +51,8 @@ class CpuModel(Protocol):
         """A copy of what is in these blocks: [blocks, bytes]."""
         ...
 
-    def write_blocks(self, blocks: Integers, contents: Contents) -> None:
-        """Give blocks what was once read of others."""
+    def write_blocks(self, blocks: Integers, contents: Sequence[Contents]) -> None:
+        """Give blocks what was once read of others, [bytes] each."""
         ...
 
     def close(self) -> None:
@@ -89,9 +91,10 @@ class TorchModel:
         """See `CpuModel.read_blocks`."""
         return self._transformer.attention.read_blocks(torch.from_numpy(blocks)).numpy()
 
-    def write_blocks(self, blocks: Integers, contents: Contents) -> None:
+    def write_blocks(self, blocks: Integers, contents: Sequence[Contents]) -> None:
         """See `CpuModel.write_blocks`."""
-        self._transformer.attention.write_blocks(torch.from_numpy(blocks), torch.from_numpy(contents))
+        stacked = torch.from_numpy(np.stack(contents))
+        self._transformer.attention.write_blocks(torch.from_numpy(blocks), stacked)
 
     def close(self) -> None:
         """See `CpuModel.close`."""

@@ -152,8 +152,8 @@ class Slots(Generic[State]):
         return self._tables[slot, : self._used[slot]]
 
 
-def stacked(contents: Sequence[Any], block_bytes: int) -> Contents:
-    """Contents of blocks in one array: [blocks, bytes].
+def checked(contents: Sequence[Any], block_bytes: int) -> list[Contents]:
+    """Contents of blocks as arrays of bytes.
 
     Raises:
         ValueError: one has another length than a block.
@@ -161,4 +161,4 @@ def stacked(contents: Sequence[Any], block_bytes: int) -> Contents:
     for content in contents:
         if len(content) != block_bytes:
             raise ValueError(f"a block has {block_bytes} bytes, not {len(content)}")
-    return np.stack([np.asarray(content, np.uint8) for content in contents])
+    return [np.asarray(content, np.uint8) for content in contents]

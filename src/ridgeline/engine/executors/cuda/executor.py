@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from ridgeline.engine.core.plan import Admission, DeviceLostError, Handle, Snapshot, StepPlan, StepResult
@@ -42,7 +43,7 @@ from ridgeline.engine.executors.gpu_memory import (
     plan_gpu_geometry,
     step_bytes,
 )
-from ridgeline.engine.executors.slots import Slots, stacked
+from ridgeline.engine.executors.slots import Slots, checked
 from ridgeline.kernels.cuda.kernels import CudaAttention, CudaKernels, GpuLimits
 from ridgeline.kernels.cuda.penalties import count_drawn, fill_counts
 from ridgeline.models.errors import ModelError
@@ -240,12 +241,12 @@ class TorchCudaExecutor:
 
     def write_blocks(self, blocks: Sequence[int], contents: Sequence[Any]) -> None:
         """See `Executor.write_blocks`."""
-        wanted = torch.from_numpy(stacked(contents, self.geometry.block_bytes))
+        wanted = checked(contents, self.geometry.block_bytes)
         count, attention = len(blocks), self._attention
         index = self._device.pinned(count)
         index.numpy()[:] = blocks
-        host = self._device.pinned(wanted.numel() // 4).view(torch.uint8).view_as(wanted)
-        host.copy_(wanted)
+        host = self._device.pinned(count * self.geometry.block_bytes // 4).view(torch.uint8).view(count, -1)
+        np.stack(wanted, out=host.numpy())
 
         @torch.inference_mode()
         def copy() -> None:
