@@ -307,10 +307,11 @@ class Scheduler:
     def _least_lost(self, candidates: list[Sequence]) -> Sequence:
         """Of the lowest priority, whoever would be back soonest; of equals the last to come.
 
-        The first of the batch is a candidate only when it is alone, so that somebody always ends.
+        The first of the batch is spared unless it is alone, so that somebody always ends.
         """
+        spared = candidates[0] is self._running[0] and len(candidates) > 1
         lowest = candidates[-1].spec.priority
-        behind = [s for s in candidates[1:] if s.spec.priority == lowest] or candidates[-1:]
+        behind = [s for s in candidates[spared:] if s.spec.priority == lowest]
         # Blocks that others hold, too, would make no room.
         giving = [s for s in behind if self.cache.held_once(s.blocks)] or behind
         return min(reversed(giving), key=self._seconds_to_return)
