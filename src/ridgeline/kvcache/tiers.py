@@ -10,7 +10,7 @@ loaded unless reading it back is expected to take less time than computing it ag
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ridgeline.kvcache.eviction import EvictionPolicy, IdleBlock, Lru
+from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru
 
 LEARNING_RATE = 0.2
 """Weight of the latest load in what loads are expected to take."""
@@ -42,6 +42,14 @@ class LoadTime:
         self.seconds_per_block += (seconds / blocks - self.seconds_per_block) * LEARNING_RATE
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A block of a tier: the number that its policy knows it by, and its index in its chain."""
+
+    number: int
+    position: int
+
+
 class TierLedger:
     """What one tier holds, in blocks; copies nothing. A key is writing, stored, or not there.
 
@@ -58,7 +66,7 @@ class TierLedger:
         self.name, self.blocks = name, blocks
         self.load_time = load_time
         self._policy = policy if policy is not None else Lru()
-        self._stored: dict[bytes, IdleBlock] = {}
+        self._stored: dict[bytes, _Stored] = {}
         self._key_of: dict[int, bytes] = {}
         self._writing: dict[bytes, int] = {}
         self._number = 0
@@ -105,10 +113,10 @@ class TierLedger:
         """These were not written after all, or were found to be lost."""
         for key in keys:
             self._writing.pop(key, None)
-            idle = self._stored.pop(key, None)
-            if idle is not None:
-                self._policy.remove(idle.block)
-                del self._key_of[idle.block]
+            stored = self._stored.pop(key, None)
+            if stored is not None:
+                self._policy.remove(stored.number)
+                del self._key_of[stored.number]
 
     def found(self, keys: Iterable[bytes], now: float) -> list[bytes]:
         """A tier that outlived its server has these, oldest first; returns what is too much."""
@@ -128,19 +136,20 @@ class TierLedger:
     def touch(self, keys: Sequence[bytes], now: float) -> None:
         """A chain was used once more; what is stored of it is as new."""
         for key in reversed(keys):
-            idle = self._stored.get(key)
-            if idle is not None:
-                self._policy.remove(idle.block)
-                renewed = IdleBlock(idle.block, idle.position, now)
-                self._stored[key] = renewed
-                self._policy.add(renewed)
+            stored = self._stored.get(key)
+            if stored is not None:
+                self._policy.remove(stored.number)
+                self._file(key, stored, now)
 
     def _add(self, key: bytes, position: int, now: float) -> None:
-        idle = IdleBlock(self._number, position, now)
+        stored = _Stored(self._number, position)
         self._number += 1
-        self._stored[key] = idle
-        self._key_of[idle.block] = key
-        self._policy.add(idle)
+        self._stored[key] = stored
+        self._key_of[stored.number] = key
+        self._file(key, stored, now)
+
+    def _file(self, key: bytes, stored: _Stored, now: float) -> None:
+        self._policy.add(IdleChain((stored.number,), (key,), stored.position), now)
 
     def _evict(self, now: float) -> bytes:
         key = self._key_of.pop(self._policy.victim(now))
@@ -152,8 +161,8 @@ class TierLedger:
         assert self.used <= self.blocks, f"{self.name} holds more than it has room for"
         assert len(self._policy) == len(self._stored) == len(self._key_of), "the policy and the keys differ"
         assert not self._stored.keys() & self._writing.keys(), "a key is stored and being written"
-        for key, idle in self._stored.items():
-            assert self._key_of[idle.block] == key, "a block has another's key"
+        for key, stored in self._stored.items():
+            assert self._key_of[stored.number] == key, "a block has another's key"
 
 
 @dataclass(frozen=True, slots=True)
