@@ -132,22 +132,20 @@ class KVCache:
         The tail goes first, so that a prefix outlives what follows it.
         """
         unused: list[int] = []
-        idle: list[int] = []
+        runs: list[list[int]] = [[]]
         for block in blocks:
             if self._holders[block] <= 0:
                 raise AssertionError(f"block {block} is released but nobody holds it")
             self._holders[block] -= 1
-            if self._holders[block]:
-                continue
-            if block not in self._index:
-                unused.append(block)
-                continue
-            if idle and self._index.entry(block).parent != self._index.entry(idle[-1]).key:
-                self._file(idle, now)
-                idle = []
-            idle.append(block)
-        if idle:
-            self._file(idle, now)
+            if self._holders[block] or block not in self._index:
+                runs.append([])  # what follows does not hang on what came before
+                if not self._holders[block]:
+                    unused.append(block)
+            else:
+                runs[-1].append(block)
+        for run in reversed(runs):
+            if run:
+                self._file(run, now)
         self._free += reversed(unused)
 
     def _file(self, blocks: list[int], now: float) -> None:

@@ -86,8 +86,8 @@ class _Counts:
 
 def _smooth(counts: list[float]) -> list[float]:
     """Each age with half of what its neighbours have: an hour's waits are few at a single age."""
-    half = [count / 2 for count in counts]
-    return [own + before + after for own, before, after in zip(counts, [0.0, *half], [*half[1:], 0.0])]
+    padded = [0.0, *counts, 0.0]
+    return [own + (padded[age] + padded[age + 2]) / 2 for age, own in enumerate(counts)]
 
 
 def best_rates(chances: list[float]) -> list[float]:

@@ -6,20 +6,20 @@ is kept is always whole prefixes, and every block that is kept until it is wante
 policy finds more blocks in the same room (Belady 1966).
 
 In seconds it is the best where all blocks cost the same. Deep blocks cost more, so another choice can
-save more seconds while finding fewer blocks; `Optimum.bound_seconds` says how many at most. With the
-blocks found in layers, those that cost more than c seconds for every c, no layer can have more than
-Belady's rule finds of it alone, and the bound is the sum over the layers.
+save more seconds while finding fewer blocks; `bound_seconds` says how many at most. Cut what is found
+into layers: of the blocks from a position on no policy finds more than Belady's rule does with these
+alone. The bound is the sum over the layers, each with the seconds that its first block costs more than
+the one before.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 
 _NEVER = 1 << 60
 
 
 def belady(requests: Sequence[Sequence[Hashable]], room_blocks: int, from_position: int = 0) -> list[int]:
-    """Blocks found by each request, those before `from_position` in their chains neither kept nor counted.
+    """Blocks found by each request.
 
     As in `Ghost` a request has all of its blocks in the room while it is served, and of a prompt
     that is longer than the room the beginning is looked at. O(n log n) over all blocks.
@@ -27,7 +27,7 @@ def belady(requests: Sequence[Sequence[Hashable]], room_blocks: int, from_positi
     Args:
         requests: keys of their prompts' full blocks, in order of time.
         room_blocks: of the cache, which is empty at first.
-        from_position: the first block of a chain that counts.
+        from_position: blocks before it in their chains are neither kept nor counted.
     """
     chains = [list(dict.fromkeys(keys))[:room_blocks][from_position:] for keys in requests]
     following: dict[Hashable, int] = {}
@@ -59,14 +59,20 @@ def belady(requests: Sequence[Sequence[Hashable]], room_blocks: int, from_positi
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Optimum:
-    """What the rule finds, and what no policy can exceed.
+def bound_seconds(
+    requests: Sequence[Sequence[Hashable]], room_blocks: int, recompute_seconds: Callable[[int], float]
+) -> float:
+    """What no policy can exceed in seconds, if deeper blocks cost no less. Takes `belady` once a layer.
 
-    Attributes:
-        hits: blocks found, by request.
-        bound_seconds: no policy saves more, by request where the rule is exact in seconds.
+    Args:
+        requests: keys of their prompts' full blocks, in order of time.
+        room_blocks: of the cache.
+        recompute_seconds: of a block by its position.
     """
-
-    hits: list[int]
-    bound_seconds: float
+    bound = below = 0.0
+    for position in range(max((len(keys) for keys in requests), default=0)):
+        seconds = recompute_seconds(position)
+        if seconds > below:
+            bound += (seconds - below) * sum(belady(requests, room_blocks, position))
+            below = seconds
+    return bound

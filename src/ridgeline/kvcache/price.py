@@ -31,6 +31,7 @@ _LEARN_EVERY = 32
 REMEMBERED_ANCHORS = 1 << 17
 """Some 25 MB: an hour of 6 conversations a second."""
 
+
 class _Run:
     """Blocks of a chain that are waited for together; those taken out of it are not in `run_of`."""
 
