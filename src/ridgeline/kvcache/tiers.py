@@ -7,7 +7,7 @@ A block in a tier is a copy: to evict it from the device costs nothing then. Not
 loaded unless reading it back is expected to take less time than computing it again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru
@@ -71,7 +71,7 @@ class TierLedger:
         self._writing: dict[bytes, int] = {}
         self._number = 0
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: Hashable) -> bool:
         return key in self._stored
 
     @property
@@ -220,6 +220,13 @@ class Tiers:
                 if ledger.load_time.seconds(len(run)) < again:
                     wanted.append((ledger, run))
         return wanted
+
+    def reload_seconds(self, key: Hashable) -> float | None:
+        """What reading a block back is expected to take; None where no tier has it."""
+        for ledger in self.ledgers:
+            if key in ledger:
+                return ledger.load_time.seconds(1)
+        return None
 
     def seconds_to_return(self, keys: Sequence[bytes], computed: int) -> float:
         """What a sequence that let go of all its blocks would need to have them again.
