@@ -20,6 +20,7 @@ ROOMS = {
     "cli": "Knows every room and is known by none. Heavy libraries are imported only when a command runs.",
     "web": "An answer in the chat page is a job of the server: it goes on when the page is closed.",
     "api": "Every documented parameter works or is refused by name.",
+    "simulate": "Reads traces by `bench`, decides by `kvcache`, counts seconds by `roofline`.",
     "bench": "Needs no other part of Ridgeline but this room, and no server of ours.",
     "engine": "The only room that has threads and a process of its own.",
     "engine/core": "Pure: tested without threads, time or weights.",

@@ -10,7 +10,7 @@ holds the trace's answer, not the one that the server gave, so KV made while dec
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,38 +58,84 @@ class Replayed:
     too_late: int
 
 
-def _request(row: dict[str, object]) -> TraceRequest:
+def _number(row: dict[str, object], name: str, least: float) -> float:
+    if name not in row:
+        raise ValueError(f"it has no '{name}'")
+    value = row[name]
+    try:
+        number = float(str(value))
+    except ValueError:
+        raise ValueError(f"'{name}' is {value!r}, which is no number") from None
+    if not math.isfinite(number) or number < least:
+        raise ValueError(f"'{name}' is {value!r}, but must be {least:.0f} or more")
+    return number
+
+
+def _hash_ids(row: dict[str, object], tokens: int) -> tuple[int, ...]:
     ids = row.get("hash_ids") or []
-    if not isinstance(ids, list):
-        raise TypeError("'hash_ids' is no list")
-    at, given, made = (float(str(row[name])) for name in ("timestamp", "input_length", "output_length"))
-    if given < 1 or made < 0 or not math.isfinite(at + given + made):
-        raise ValueError("a length below 1, or no number")
-    if ids and len(ids) != math.ceil(given / BLOCK_TOKENS):
-        raise ValueError(f"{len(ids)} hash_ids are not one for each {BLOCK_TOKENS} of {given:.0f} tokens")
-    return TraceRequest(at / 1000, int(given), max(1, int(made)), tuple(int(number) for number in ids))
+    if not isinstance(ids, list) or not all(isinstance(number, int) for number in ids):
+        raise ValueError("'hash_ids' is no list of whole numbers")
+    if ids and len(ids) != math.ceil(tokens / BLOCK_TOKENS):
+        raise ValueError(
+            f"'hash_ids' has {len(ids)} of them, not one for each {BLOCK_TOKENS} of {tokens} tokens"
+        )
+    return tuple(ids)
+
+
+def _request(row: object) -> TraceRequest:
+    if not isinstance(row, dict):
+        raise ValueError("it is no JSON object")
+    at = _number(row, "timestamp", 0)
+    given = int(_number(row, "input_length", 1))
+    made = max(1, int(_number(row, "output_length", 0)))
+    return TraceRequest(at / 1000, given, made, _hash_ids(row, given))
 
 
 def _parse(path: Path, number: int, line: str) -> TraceRequest:
     try:
         return _request(json.loads(line))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except ValueError as error:
         raise WorkloadError(f"{path} line {number} is not a request of a trace: {error}") from error
 
 
-def read_trace(path: Path) -> list[TraceRequest]:
-    """Read a trace, in the order of its times, the first of which becomes 0.
+def trace_lines(path: Path, on_bad: Callable[[WorkloadError], None] | None = None) -> Iterator[TraceRequest]:
+    """The requests of a trace as its lines are read, with the times that are in the file.
 
-    Raises `WorkloadError`, which names the line.
+    Args:
+        path: of the trace.
+        on_bad: is told of a line that is no request, which is left out then.
+
+    Raises:
+        WorkloadError: the file cannot be read, or a line is no request and there is no `on_bad`.
     """
-    found: list[TraceRequest] = []
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    found.append(_parse(path, number, line))
+                if not line.strip():
+                    continue
+                try:
+                    request = _parse(path, number, line)
+                except WorkloadError as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(error)
+                else:
+                    yield request
     except (OSError, UnicodeDecodeError) as error:
         raise WorkloadError(f"cannot read {path}: {error}") from error
+
+
+def read_trace(path: Path, on_bad: Callable[[WorkloadError], None] | None = None) -> list[TraceRequest]:
+    """Read a trace, in the order of its times, the first of which becomes 0.
+
+    Args:
+        path: of the trace.
+        on_bad: see `trace_lines`.
+
+    Raises:
+        WorkloadError: see `trace_lines`, or there is no request.
+    """
+    found = list(trace_lines(path, on_bad))
     if not found:
         raise WorkloadError(f"{path} has no request in it")
     found.sort(key=lambda request: request.at_seconds)

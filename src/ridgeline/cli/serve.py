@@ -104,6 +104,14 @@ def serve(
             show_default="by free memory",
         ),
     ] = None,
+    kv_policy: Annotated[
+        str,
+        option(
+            "--kv-policy",
+            "Which cached KV block goes first: price (saves least for its room) or lru.",
+            metavar="NAME",
+        ),
+    ] = "price",
     kv_host_memory: Annotated[
         int | None,
         option(
@@ -248,6 +256,7 @@ def serve(
             dtype=dtype,
             kv_memory_bytes=kv_memory,
             shared_prefixes=tuple(_text_of(path) for path in shared_prefix or ()),
+            kv_policy=kv_policy,
             kv_host_bytes=kv_host_memory or 0,
             kv_disk_bytes=kv_disk or 0,
             kv_disk_folder=None if kv_disk_dir is None else str(kv_disk_dir),

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from ridgeline.engine.core.limits import Limits
@@ -14,13 +14,15 @@ from ridgeline.engine.meter import CostModel, Meter, StepMeter
 from ridgeline.engine.options import SIMULATED, EngineOptions, ModelSpec, cuda_index
 from ridgeline.engine.shared import tokens_before_user
 from ridgeline.engine.tiers.build import build_tiers
-from ridgeline.kvcache import KVCache, shared_keys
+from ridgeline.kvcache import KVCache, Lru, Price, Tiers, shared_keys
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.roofline import Hardware, find_hardware
 from ridgeline.roofline.detect import is_estimate
 
 logger = logging.getLogger(__name__)
+
+_PRICED_CHUNK_TOKENS = 512
 
 OnPhase = Callable[[str, float], None]
 """Is told the name of a phase of starting, and the seconds that it took."""
@@ -56,12 +58,15 @@ def build_engines(
             raise ModelError(f"two models are called {name}; give one of them another name (NAME=MODEL)")
         executor, cost_model = _executor(files, options)
         limits = Limits(max_batch_tokens=options.tokens, max_waiting=options.max_waiting)
-        cache = KVCache(executor.geometry.blocks, executor.geometry.block_size_tokens)
+        tiers: list[Tiers] = []
+        cache = _cache(executor.geometry, cost_model, options, tiers)
 
         def recompute(start: int, count: int, costs: CostModel = cost_model) -> float:
             return costs.recompute_seconds(count, start)
 
         copies, mover = build_tiers(name, executor, cache, recompute, options) or (None, None)
+        if copies is not None:
+            tiers.append(copies.tiers)
         scheduler = Scheduler(
             executor.geometry,
             limits,
@@ -80,6 +85,23 @@ def build_engines(
         on_phase(f"open {name}", opened - started)
         on_phase(f"load {name}", time.monotonic() - opened)
     return engines
+
+
+def _cache(geometry: Geometry, costs: CostModel, options: EngineOptions, tiers: Sequence[Tiers]) -> KVCache:
+    """The ledger of the device's blocks; `tiers` may be filled in later."""
+    size = geometry.block_size_tokens
+    if options.kv_policy == "lru":
+        return KVCache(geometry.blocks, size, Lru())
+    # A prompt is computed in chunks: a block alone would not show what it takes among others.
+    chunk = max(size, min(options.tokens, _PRICED_CHUNK_TOKENS))
+
+    def recompute(position: int) -> float:
+        return costs.recompute_seconds(chunk, position * size) * size / chunk
+
+    def reload(key: Hashable) -> float | None:
+        return tiers[0].reload_seconds(key) if tiers else None
+
+    return KVCache(geometry.blocks, size, Price(recompute, size, reload))
 
 
 def _require_device(device: str) -> None:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 SIMULATED = "simulated:"
 
+KV_POLICIES = ("price", "lru")
+
 _CUDA = re.compile(r"cuda(?::(\d+))?")
 
 
@@ -70,6 +72,7 @@ class EngineOptions:
             of the catalogue.
         dtype: "auto", or a dtype the device can compute in.
         kv_memory_bytes: memory for KV blocks, per model. More keeps more conversations warm.
+        kv_policy: which idle KV block goes first: "price", worth least in expected seconds, or "lru".
         kv_host_bytes: memory of the host for copies of KV blocks, per model; 0: none.
         kv_disk_bytes: of files with copies of KV blocks, per model; 0: none.
         kv_disk_folder: where those files are.
@@ -89,6 +92,7 @@ class EngineOptions:
     device: str = "cpu"
     dtype: str = "auto"
     kv_memory_bytes: int | None = None
+    kv_policy: str = "price"
     kv_host_bytes: int = 0
     kv_disk_bytes: int = 0
     kv_disk_folder: str | None = None
@@ -105,6 +109,8 @@ class EngineOptions:
         for name, value in held.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, it is {value}")
+        if self.kv_policy not in KV_POLICIES:
+            raise ValueError(f"kv_policy {self.kv_policy!r} is unknown; there are {', '.join(KV_POLICIES)}")
         if self.target_seconds < 0:
             raise ValueError(f"inter_token_seconds must be at least 0, it is {self.target_seconds}")
         if self.tokens < self.sequences:

@@ -9,7 +9,7 @@
 
 from collections.abc import Sequence
 
-from ridgeline.kvcache.eviction import EvictionPolicy, IdleBlock, Lru
+from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru
 from ridgeline.kvcache.prefix import Entry, Match, PrefixIndex
 
 
@@ -67,6 +67,10 @@ class KVCache:
         """How many of these would become available if one holder let go of them."""
         return sum(1 for block in blocks if self._holders[block] == 1)
 
+    def wanted(self, keys: Sequence[bytes], now: float) -> None:
+        """A request has come whose prompt's full blocks have these keys; once, before it holds any."""
+        self._policy.wanted(keys, now)
+
     def hold(self, blocks: Sequence[int]) -> None:
         """One more holder for each of these cached or held blocks."""
         for block in blocks:
@@ -89,8 +93,12 @@ class KVCache:
             taken.append(block)
         return taken
 
-    def publish(self, block: int, key: bytes, tokens: tuple[int, ...], position: int) -> None:
+    def publish(
+        self, block: int, key: bytes, tokens: tuple[int, ...], position: int, parent: bytes | None = None
+    ) -> None:
         """A held block's content is complete: others may find it from now on.
+
+        `parent` is the key of the block before it; None for the first of a chain.
 
         Where another held block has the same content, that one stays the shared one. An idle one
         is given up: it would be evicted before this one is done with, and cut its chain in two.
@@ -102,7 +110,7 @@ class KVCache:
             self._policy.remove(other)
             self._index.withdraw(other)
             self._free.append(other)
-        self._index.publish(block, Entry(key, tokens, position))
+        self._index.publish(block, Entry(key, tokens, position, parent))
 
     def block_of(self, key: bytes) -> int | None:
         """The block that others find under this key, if there is one."""
@@ -123,16 +131,27 @@ class KVCache:
 
         The tail goes first, so that a prefix outlives what follows it.
         """
-        for block in reversed(blocks):
+        unused: list[int] = []
+        runs: list[list[int]] = [[]]
+        for block in blocks:
             if self._holders[block] <= 0:
                 raise AssertionError(f"block {block} is released but nobody holds it")
             self._holders[block] -= 1
-            if self._holders[block]:
-                continue
-            if block in self._index:
-                self._policy.add(IdleBlock(block, self._index.entry(block).position, now))
+            if self._holders[block] or block not in self._index:
+                runs.append([])  # what follows does not hang on what came before
+                if not self._holders[block]:
+                    unused.append(block)
             else:
-                self._free.append(block)
+                runs[-1].append(block)
+        for run in reversed(runs):
+            if run:
+                self._file(run, now)
+        self._free += reversed(unused)
+
+    def _file(self, blocks: list[int], now: float) -> None:
+        entries = [self._index.entry(block) for block in blocks]
+        keys = [entry.key for entry in entries]
+        self._policy.add(IdleChain(blocks, keys, entries[0].position, entries[0].parent), now)
 
     def announce(self, keys: Sequence[bytes]) -> None:
         """A running sequence is about to compute blocks with these keys."""

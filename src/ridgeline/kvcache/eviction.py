@@ -1,20 +1,26 @@
 """Which idle block goes first when room is needed: the interface, and LRU behind it."""
 
 from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class IdleBlock:
-    """A block that nobody holds but that may be wanted again.
+class IdleChain:
+    """Consecutive blocks of a chain that nobody holds but that may be wanted again.
 
-    `position` is its index in its chain: recomputing it needs everything before it.
+    Attributes:
+        blocks: their ids, in the chain's order.
+        keys: of their contents, see `keys.py`.
+        position: index of the first of them in its chain: recomputing needs everything before it.
+        parent: key of the block before the first; None where the chain begins with it.
     """
 
-    block: int
-    position: int
-    released_seconds: float
+    blocks: Sequence[int]
+    keys: Sequence[Hashable]
+    position: int = 0
+    parent: Hashable = None
 
 
 class EvictionPolicy(Protocol):
@@ -24,12 +30,16 @@ class EvictionPolicy(Protocol):
     predecessor is gone cannot be reached any more.
     """
 
-    def add(self, idle: IdleBlock) -> None:
-        """The block became idle. A chain's blocks are added tail first."""
+    def wanted(self, keys: Sequence[Hashable], now: float) -> None:
+        """A request came whose prompt has full blocks with these keys; before any is held for it."""
+        ...
+
+    def add(self, chain: IdleChain, now: float) -> None:
+        """These blocks became idle."""
         ...
 
     def remove(self, block: int) -> None:
-        """The block is held again."""
+        """The block is held again, or given up."""
         ...
 
     def victim(self, now: float) -> int:
@@ -40,14 +50,19 @@ class EvictionPolicy(Protocol):
 
 
 class Lru:
-    """Least recently used first. Tail-first release makes suffixes older than their prefixes."""
+    """Least recently used first. Tails are filed before their prefixes, and go before them."""
 
     def __init__(self) -> None:
-        self._idle: OrderedDict[int, IdleBlock] = OrderedDict()
+        self._idle: OrderedDict[int, None] = OrderedDict()
 
-    def add(self, idle: IdleBlock) -> None:
+    def wanted(self, keys: Sequence[Hashable], now: float) -> None:
+        """Nothing is learned."""
+
+    def add(self, chain: IdleChain, now: float) -> None:
         """Newest end of the queue."""
-        self._idle[idle.block] = idle
+        del now
+        for block in reversed(chain.blocks):
+            self._idle[block] = None
 
     def remove(self, block: int) -> None:
         """O(1)."""

@@ -23,11 +23,12 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A published block: its key, the tokens in it, and its index in the chain."""
+    """A published block: its key, the tokens in it, its index in the chain, the key before its own."""
 
     key: bytes
     tokens: tuple[int, ...]
     position: int
+    parent: bytes | None = None
 
 
 class PrefixIndex:

@@ -7,10 +7,10 @@ A block in a tier is a copy: to evict it from the device costs nothing then. Not
 loaded unless reading it back is expected to take less time than computing it again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ridgeline.kvcache.eviction import EvictionPolicy, IdleBlock, Lru
+from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru
 
 KEPT = 0.95
 """Of the weight of earlier loads, at each further one: some twenty count."""
@@ -44,6 +44,14 @@ class LoadTime:
         self._seconds += seconds - (1 - KEPT) * self._seconds
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A block of a tier: the number that its policy knows it by, and its index in its chain."""
+
+    number: int
+    position: int
+
+
 class TierLedger:
     """What one tier holds, in blocks; copies nothing. A key is writing, stored, or not there.
 
@@ -60,12 +68,12 @@ class TierLedger:
         self.name, self.blocks = name, blocks
         self.load_time = load_time
         self._policy = policy if policy is not None else Lru()
-        self._stored: dict[bytes, IdleBlock] = {}
+        self._stored: dict[bytes, _Stored] = {}
         self._key_of: dict[int, bytes] = {}
         self._writing: dict[bytes, int] = {}
         self._number = 0
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: Hashable) -> bool:
         return key in self._stored
 
     @property
@@ -107,10 +115,10 @@ class TierLedger:
         """These were not written after all, or were found to be lost."""
         for key in keys:
             self._writing.pop(key, None)
-            idle = self._stored.pop(key, None)
-            if idle is not None:
-                self._policy.remove(idle.block)
-                del self._key_of[idle.block]
+            stored = self._stored.pop(key, None)
+            if stored is not None:
+                self._policy.remove(stored.number)
+                del self._key_of[stored.number]
 
     def found(self, keys: Iterable[bytes], now: float) -> list[bytes]:
         """A tier that outlived its server has these, oldest first; returns what is too much."""
@@ -130,19 +138,20 @@ class TierLedger:
     def touch(self, keys: Sequence[bytes], now: float) -> None:
         """A chain was used once more; what is stored of it is as new."""
         for key in reversed(keys):
-            idle = self._stored.get(key)
-            if idle is not None:
-                self._policy.remove(idle.block)
-                renewed = IdleBlock(idle.block, idle.position, now)
-                self._stored[key] = renewed
-                self._policy.add(renewed)
+            stored = self._stored.get(key)
+            if stored is not None:
+                self._policy.remove(stored.number)
+                self._file(key, stored, now)
 
     def _add(self, key: bytes, position: int, now: float) -> None:
-        idle = IdleBlock(self._number, position, now)
+        stored = _Stored(self._number, position)
         self._number += 1
-        self._stored[key] = idle
-        self._key_of[idle.block] = key
-        self._policy.add(idle)
+        self._stored[key] = stored
+        self._key_of[stored.number] = key
+        self._file(key, stored, now)
+
+    def _file(self, key: bytes, stored: _Stored, now: float) -> None:
+        self._policy.add(IdleChain((stored.number,), (key,), stored.position), now)
 
     def _evict(self, now: float) -> bytes:
         key = self._key_of.pop(self._policy.victim(now))
@@ -154,8 +163,8 @@ class TierLedger:
         assert self.used <= self.blocks, f"{self.name} holds more than it has room for"
         assert len(self._policy) == len(self._stored) == len(self._key_of), "the policy and the keys differ"
         assert not self._stored.keys() & self._writing.keys(), "a key is stored and being written"
-        for key, idle in self._stored.items():
-            assert self._key_of[idle.block] == key, "a block has another's key"
+        for key, stored in self._stored.items():
+            assert self._key_of[stored.number] == key, "a block has another's key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +221,13 @@ class Tiers:
                 if ledger.load_time.seconds(len(run)) < again or self._is_tried_again():
                     wanted.append((ledger, run))
         return wanted
+
+    def reload_seconds(self, key: Hashable) -> float | None:
+        """What reading a block back is expected to take; None where no tier has it."""
+        for ledger in self.ledgers:
+            if key in ledger:
+                return ledger.load_time.seconds(1)
+        return None
 
     def seconds_to_return(self, keys: Sequence[bytes], computed: int) -> float:
         """What a sequence that let go of all its blocks would need to have them again.

@@ -20,13 +20,16 @@ from ridgeline.roofline.hardware import (
     dtype_bytes,
     find_hardware,
 )
+from ridgeline.roofline.known_shapes import KNOWN_SHAPES, find_shape
 from ridgeline.roofline.learning import StepTime
+from ridgeline.roofline.recompute import recompute_seconds
 from ridgeline.roofline.shape import ModelShape
 from ridgeline.roofline.work import Work
 
 __all__ = [
     "DTYPE_BYTES",
     "HARDWARE",
+    "KNOWN_SHAPES",
     "PRINTED_PEAKS",
     "Attained",
     "Efficiency",
@@ -42,6 +45,8 @@ __all__ = [
     "decode_ridge",
     "dtype_bytes",
     "find_hardware",
+    "find_shape",
+    "recompute_seconds",
     "ridge_point",
     "step_cost",
 ]

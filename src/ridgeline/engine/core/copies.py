@@ -310,7 +310,8 @@ class Copies:
         wanted = wanted[: self.cache.available]
         blocks = self.cache.allocate(len(wanted), now)
         for block, (i, record) in zip(blocks, wanted, strict=True):
-            self.cache.publish(block, sequence.keys[i], record.tokens, i)
+            parent = sequence.keys[i - 1] if i else None
+            self.cache.publish(block, sequence.keys[i], record.tokens, i, parent)
         if blocks:
             contents = tuple(record.content for _, record in wanted)
             self.orders.append(Restore(tuple(blocks), contents))

@@ -59,6 +59,8 @@ class Residence:
     def move_in(self, sequence: Sequence, match: Match, now: float) -> None:
         """Hold the cached prefix and take blocks for all other known tokens."""
         shared = len(match.blocks)
+        if sequence.admitted_seconds is None and not sequence.scores_prompt:
+            self._cache.wanted(sequence.keys, now)
         self._cache.hold(match.blocks)
         need = self._cache.blocks_for(len(sequence.tokens)) - shared
         sequence.blocks = [*match.blocks, *self._cache.allocate(need, now)]
@@ -85,7 +87,8 @@ class Residence:
         self._extend_keys(sequence)
         for i in range(sequence.published, full):
             tokens = tuple(sequence.tokens[i * size : (i + 1) * size])
-            self._cache.publish(sequence.blocks[i], sequence.keys[i], tokens, i)
+            parent = sequence.keys[i - 1] if i else None
+            self._cache.publish(sequence.blocks[i], sequence.keys[i], tokens, i, parent)
         done = sequence.announced[: full - sequence.published]
         self._cache.retract(done)
         sequence.announced = sequence.announced[len(done) :]

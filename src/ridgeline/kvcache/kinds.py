@@ -1,0 +1,58 @@
+"""Kinds of waits: what is known of a part of a prompt that tells how likely it is wanted again.
+
+Kinds that were seen seldom are believed to be like a coarser one, so that many of them cost nothing:
+
+    new in a first prompt       new in a later one       history
+      by length                   by length                by turn
+                                                             by pace
+"""
+
+from bisect import bisect_left
+
+from ridgeline.kvcache.gaps import PRIOR_CHANCE
+
+SHARED, LEFT = 0, 1
+"""What several conversations have in common; what later turns of the same conversation left behind."""
+
+HARDLY = 1e-4
+"""Chance of what was left behind to be wanted at an age. Not learned: see `lineage.py`."""
+
+_LENGTHS = (1024, 4096, 16384, 65536)
+"""Tokens that part messages, long ones, pages, documents, and stacks of them."""
+_TURNS = (2, 4, 8)
+"""Where turns are parted: 2, 3 to 4, 5 to 8, more."""
+_PACES_SECONDS = (60.0, 240.0)
+"""Where the last pause of a conversation is parted: talking, reading, away."""
+
+_NEW_FIRST = 2
+_NEW_LATER = _NEW_FIRST + 1
+_HISTORY = _NEW_LATER + 1
+_FIRST_BY_LENGTH = _HISTORY + 1
+_LATER_BY_LENGTH = _FIRST_BY_LENGTH + len(_LENGTHS) + 1
+_HISTORY_BY_TURN = _LATER_BY_LENGTH + len(_LENGTHS) + 1
+_HISTORY_BY_PACE = _HISTORY_BY_TURN + len(_TURNS) + 1
+_PACES = len(_PACES_SECONDS) + 1
+
+BELIEFS: list[int | float] = [
+    PRIOR_CHANCE,
+    HARDLY,
+    PRIOR_CHANCE,
+    PRIOR_CHANCE,
+    PRIOR_CHANCE,
+    *(_NEW_FIRST for _ in range(len(_LENGTHS) + 1)),
+    *(_NEW_LATER for _ in range(len(_LENGTHS) + 1)),
+    *(_HISTORY for _ in range(len(_TURNS) + 1)),
+    *(_HISTORY_BY_TURN + i // _PACES for i in range((len(_TURNS) + 1) * _PACES)),
+]
+"""Of each kind, the one that it is believed to be like, or its chance at every age."""
+
+
+def new_kind(turn: int, tokens: int) -> int:
+    """Of so many new tokens in the prompt of a turn, counted from 1."""
+    return (_FIRST_BY_LENGTH if turn == 1 else _LATER_BY_LENGTH) + bisect_left(_LENGTHS, tokens)
+
+
+def history_kind(turn: int, gap_seconds: float) -> int:
+    """Of what the prompt of a turn from 2 on has in common with earlier ones, after a pause."""
+    pace = bisect_left(_PACES_SECONDS, gap_seconds)
+    return _HISTORY_BY_PACE + _PACES * bisect_left(_TURNS, turn) + pace

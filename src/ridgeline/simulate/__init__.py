@@ -1,0 +1,1 @@
+"""What would have been: policies on recorded requests, without a model and without waiting."""
