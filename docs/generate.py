@@ -25,6 +25,7 @@ ROOMS = {
     "engine": "The only room that has threads and a process of its own.",
     "engine/core": "Pure: tested without threads, time or weights.",
     "engine/executors": "They keep one state per slot and carry out plans; KV layout is their own business.",
+    "engine/tiers": "What is copied is decided in `kvcache/tiers.py`; what fails here costs a recompute.",
     "engine/executors/cuda": "Tested without a GPU, on a device that does all as late as it may.",
     "store": "One row per message.",
     "store/migrations": "Alembic's scripts that bring an older database up to date.",
