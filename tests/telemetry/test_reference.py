@@ -4,6 +4,7 @@ from pathlib import Path
 
 from step_record import STEP
 
+from ridgeline.engine.shadows import Shadows
 from ridgeline.telemetry.definitions import BY_NAME, DEFINITIONS
 from ridgeline.telemetry.metrics import Metrics
 from ridgeline.telemetry.records import RequestRecord, TierRecord
@@ -23,6 +24,7 @@ def test_every_metric_defined_can_be_scraped():
     meter.step(STEP)
     meter.recomputed(3, 0.1, "preempted")
     meter.evicted(2, "room")
+    meter.shadow = Shadows(100, 16)
     meter.tiers([TierRecord("host", 10, 5, 4, 3, 2, 1, 0.5)])
     meter.finished(RequestRecord("stop", 0.1, 0.2, 0.3, 4, 5, 0))
     assert {name for name, _, _ in meter.numbers()} | set(meter.histograms()) == set(BY_NAME)

@@ -31,6 +31,7 @@ _FORESEEN = {
     "cached_tokens": "cached tokens",
     "wait": "waits",
 }
+_WAYS = {"lru": "LRU", "no tiers": "without tiers it"}
 _RESULTS = ("hit", "cold", "evicted", "short")
 _NOT_REFUSED = ("stop", "length", "cancelled", "failed")
 
@@ -132,7 +133,19 @@ def _prompts(live: Live) -> str:
     if not total:
         return "none came in the last minute"
     shares = ", ".join(f"{name} {percent(tokens.get(name, 0) / total)}" for name in _RESULTS)
-    return f"{shares}; reading again took {seconds(recent['ridgeline_recompute_seconds_total'])}"
+    again = f"{shares}; reading again took {seconds(recent['ridgeline_recompute_seconds_total'])}"
+    return "\n".join([again, *_saved(live)])
+
+
+def _saved(live: Live) -> list[str]:
+    saved = live.get("saved")
+    if not saved:
+        return []
+    words = [f"saved {seconds(saved['live'])} of computing in the last {seconds(saved['span_seconds'])}"]
+    words += [f"{_WAYS.get(name, name)} would have {seconds(each)}" for name, each in saved["others"].items()]
+    if saved["best"] is not None:
+        words.append(f"best possible {seconds(saved['best'])}")
+    return ["; ".join(words)]
 
 
 def _device(live: Live) -> Text:

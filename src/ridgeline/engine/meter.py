@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 from ridgeline.engine.core.counters import Counters
 from ridgeline.engine.core.plan import StepPlan
 from ridgeline.engine.core.scheduler import Scheduler
+from ridgeline.engine.shadows import short_keys
 from ridgeline.roofline import (
     Attained,
     Hardware,
@@ -19,9 +20,23 @@ from ridgeline.roofline import (
     step_cost,
 )
 from ridgeline.telemetry.ledger import Prediction
-from ridgeline.telemetry.records import Headroom, Resource, RidgeRecord, StepAllowance, StepRecord, TierRecord
+from ridgeline.telemetry.records import (
+    Headroom,
+    PromptRecord,
+    Resource,
+    RidgeRecord,
+    StepAllowance,
+    StepRecord,
+    TierRecord,
+)
 
 _ONE = Work(1, 0, 0, 0)
+
+_CHUNK_TOKENS = 512
+"""Blocks are computed in chunks: one alone would not show what it takes among others."""
+
+_FAR_TOKENS = 4096
+"""Where in a prompt is looked to see how much longer late blocks take."""
 
 
 class CostModel:
@@ -79,6 +94,14 @@ class CostModel:
         seconds = self.step_time.seconds(Work.of([(tokens, start)], 0, self.shape.windows))
         return max(0.0, seconds - self.step_time.seconds(_ONE))
 
+    def block_seconds(self, block_size: int) -> tuple[float, float]:
+        """What computing a prompt's first block takes among others, and how much longer each further one."""
+        near, far = (
+            self.recompute_seconds(_CHUNK_TOKENS, start) * block_size / _CHUNK_TOKENS
+            for start in (0, _FAR_TOKENS)
+        )
+        return near, max(0.0, far - near) * block_size / _FAR_TOKENS
+
     def ridge(self, context_tokens: float) -> Ridge:
         """Where arithmetic begins to bind sequences of this mean context."""
         return decode_ridge(
@@ -116,6 +139,10 @@ class Meter(Protocol):
 
     def evicted(self, blocks: int, reason: str) -> None:
         """See `EngineMeter.evicted`."""
+        ...
+
+    def asked(self, record: PromptRecord) -> None:
+        """See `EngineMeter.asked`."""
         ...
 
     def tiers(self, records: Sequence[TierRecord]) -> None:
@@ -193,7 +220,20 @@ class StepMeter:
         for outcome in scheduler.outcomes:
             self._meter.predicted(outcome.what, outcome.predicted, outcome.outcome)
         scheduler.outcomes.clear()
+        self._tell_asked(scheduler)
         self._tell_tiers(scheduler)
+
+    def _tell_asked(self, scheduler: Scheduler) -> None:
+        if not scheduler.asked:
+            return
+        size = scheduler.cache.block_size
+        first, deeper = self._cost_model.block_seconds(size)
+        for asked in scheduler.asked:
+            keys = short_keys(asked.keys)
+            self._meter.asked(
+                PromptRecord(asked.seconds, keys, asked.hit_blocks, asked.load_seconds, first, deeper)
+            )
+        scheduler.asked.clear()
 
     def _tell_tiers(self, scheduler: Scheduler) -> None:
         if scheduler.copies is None:

@@ -12,6 +12,7 @@ from ridgeline.engine.options import SIMULATED, EngineOptions, ModelSpec
 from ridgeline.engine.process import EngineProcess
 from ridgeline.engine.replica import Replica
 from ridgeline.engine.served import ServedModel
+from ridgeline.engine.shadows import Shadows
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
 from ridgeline.protocol import ModelInfo
@@ -44,8 +45,8 @@ def build_replica(
         ModelError: a model cannot be served as asked, with the reason and a way out.
     """
     if options.device.startswith(SIMULATED):
-        engines = build_engines(specs, options, partial(_meter, metrics), on_phase)
-        served = _served(_opened(specs, on_phase), [loaded for _, loaded in engines], metrics)
+        engines = build_engines(specs, options, partial(_meter, metrics, options), on_phase)
+        served = _served(_opened(specs, on_phase), [loaded for _, loaded in engines], metrics, options)
         return Replica(served, [EngineThread([engine]) for engine, _ in engines])
     process = process or EngineProcess(specs, options)
     try:
@@ -56,7 +57,7 @@ def build_replica(
             process.wait_until_loaded()  # which may know better why: there is no such device, say
             raise
         started = time.monotonic()
-        served = _served(opened, process.wait_until_loaded(), metrics)
+        served = _served(opened, process.wait_until_loaded(), metrics, options)
         on_phase("waiting for engines", time.monotonic() - started)
     except BaseException:
         process.kill()
@@ -76,19 +77,27 @@ def _opened(specs: Sequence[ModelSpec], on_phase: OnPhase) -> list[tuple[ModelFi
 
 
 def _served(
-    opened: Sequence[tuple[ModelFiles, Tokenizer]], loaded: Sequence[Loaded], metrics: Metrics
+    opened: Sequence[tuple[ModelFiles, Tokenizer]],
+    loaded: Sequence[Loaded],
+    metrics: Metrics,
+    options: EngineOptions,
 ) -> list[ServedModel]:
     served = []
     for (files, tokenizer), entry in zip(opened, loaded, strict=True):
-        meter = _meter(metrics, entry.name, entry.geometry)
+        meter = _meter(metrics, options, entry.name, entry.geometry)
         meter.computes(entry.dtype, entry.kernels)
         logger.info("%s computes in %s with %s", entry.name, entry.dtype, entry.kernels)
         served.append(ServedModel(_info(entry, files), tokenizer, meter))
     return served
 
 
-def _meter(metrics: Metrics, name: str, geometry: Geometry) -> EngineMeter:
-    return metrics.engine(name, block_size_tokens=geometry.block_size_tokens, blocks_total=geometry.blocks)
+def _meter(metrics: Metrics, options: EngineOptions, name: str, geometry: Geometry) -> EngineMeter:
+    size = geometry.block_size_tokens
+    meter = metrics.engine(name, block_size_tokens=size, blocks_total=geometry.blocks)
+    if meter.shadow is None:
+        below = (options.kv_host_bytes + options.kv_disk_bytes) // geometry.block_bytes
+        meter.shadow = Shadows(geometry.blocks, size, tier_blocks=below, policy=options.kv_policy)
+    return meter
 
 
 def _info(loaded: Loaded, files: ModelFiles) -> ModelInfo:

@@ -73,6 +73,12 @@ DEFINITIONS: tuple[Definition, ...] = (
         ("tier", "direction"),
     ),
     Definition(
+        "ridgeline_kv_saved_seconds_total",
+        "counter",
+        "Seconds of computing that cached prompts saved: live; and would have saved with lru, with no tiers.",
+        ("by",),
+    ),
+    Definition(
         "ridgeline_kv_load_seconds_total", "counter", "Time spent on reading KV blocks of a tier.", ("tier",)
     ),
     Definition(

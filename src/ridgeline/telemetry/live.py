@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ridgeline.telemetry.ledger import LEAST, TOLERATED, Calibration, Prediction
 from ridgeline.telemetry.recent import Change
-from ridgeline.telemetry.records import StepRecord
+from ridgeline.telemetry.records import Saved, StepRecord
 from ridgeline.telemetry.verdict import Verdict
 
 SHOWN_SECONDS = 60.0
@@ -66,6 +66,7 @@ class Live:
         verdict: what binds, as `telemetry.verdict.Verdict`.
         steps: of the last minute; see `Point`, but its first entry is the age in seconds.
         predictions: those that met their outcome, by kind.
+        saved: seconds of computing that the KV cache saved in the last hour, and could have saved.
     """
 
     values: dict[str, float]
@@ -73,6 +74,7 @@ class Live:
     verdict: Verdict
     steps: list[list[float]]
     predictions: dict[str, Told]
+    saved: Saved | None
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, with None for what is infinite, which JSON does not have."""

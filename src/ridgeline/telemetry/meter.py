@@ -5,14 +5,22 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from ridgeline.telemetry.definitions import BY_NAME
 from ridgeline.telemetry.histogram import Histogram
 from ridgeline.telemetry.ledger import PREDICTIONS, Ledger, Prediction
 from ridgeline.telemetry.live import Live, Point, by_name, point_of, shown_steps, told
 from ridgeline.telemetry.recent import Recent, Tally
-from ridgeline.telemetry.records import RESOURCES, RequestRecord, Resource, StepRecord, TierRecord
+from ridgeline.telemetry.records import (
+    RESOURCES,
+    PromptRecord,
+    RequestRecord,
+    Resource,
+    Saved,
+    StepRecord,
+    TierRecord,
+)
 from ridgeline.telemetry.verdict import verdict
 from ridgeline.telemetry.window import Window
 
@@ -45,6 +53,22 @@ _BUSY: dict[Resource, int] = {name: place for place, name in enumerate(RESOURCES
 _DEVICE, _FLOPS, _BYTES, _OF_PEAK_FLOPS, _OF_PEAK_BYTES = range(len(_BUSY), len(_BUSY) + 5)
 
 
+class Shadow(Protocol):
+    """Knows what was saved of computing prompts, and what could have been. Used from any thread."""
+
+    def note(self, record: PromptRecord) -> None:
+        """A prompt was admitted."""
+        ...
+
+    def totals(self) -> dict[str, float]:
+        """Seconds saved since the start: `live`, and by other ways."""
+        ...
+
+    def saved(self, now: float) -> Saved | None:
+        """The last hour; None where nothing was asked."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Blocks:
     total: int
@@ -66,6 +90,8 @@ class EngineMeter:
         block_size_tokens: int | None = None,
         blocks_total: int | None = None,
     ) -> None:
+        self.shadow: Shadow | None = None
+        """Is told of prompts, and asked what the cache saved."""
         self._clock = clock
         self._lock = threading.Lock()
         self._block_size_tokens = block_size_tokens
@@ -148,6 +174,11 @@ class EngineMeter:
         with self._lock:
             self._ledger.note(what, predicted, outcome)
 
+    def asked(self, record: PromptRecord) -> None:
+        """A prompt was admitted for the first time."""
+        if self.shadow is not None:
+            self.shadow.note(record)
+
     def tiers(self, records: Sequence[TierRecord]) -> None:
         """Say how the tiers below the device stand."""
         with self._lock:
@@ -228,6 +259,9 @@ class EngineMeter:
                 yield name, (label,), count
         for resource, seconds in self._bound_seconds.items():
             yield "ridgeline_bound_seconds_total", (resource,), seconds
+        if self.shadow is not None:
+            for name, seconds in self.shadow.totals().items():
+                yield "ridgeline_kv_saved_seconds_total", (name,), seconds
         for tier in self._tiers:
             yield "ridgeline_kv_copied_blocks_total", (tier.name, "out"), tier.saved
             yield "ridgeline_kv_copied_blocks_total", (tier.name, "in"), tier.loaded
@@ -336,6 +370,7 @@ class EngineMeter:
             verdict(values),
             shown_steps(tally.seconds, points, made),
             told(calibrations, pairs),
+            self.shadow.saved(self._clock()) if self.shadow is not None else None,
         )
 
 

@@ -157,3 +157,41 @@ class TierRecord:
     not_saved: int
     not_loaded: int
     load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRecord:
+    """A prompt was admitted for the first time.
+
+    Attributes:
+        seconds: when.
+        keys: of its full blocks, eight bytes each.
+        hit_blocks: that did not have to be computed.
+        load_seconds: that reading some of them from a tier took.
+        block_seconds: that computing a prompt's first block takes.
+        deeper_seconds: that a block takes longer than the one before it.
+    """
+
+    seconds: float
+    keys: bytes
+    hit_blocks: int
+    load_seconds: float
+    block_seconds: float
+    deeper_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Seconds of computing that the KV cache saved, and what else could have been.
+
+    Attributes:
+        span_seconds: how far back that goes.
+        live: what was saved.
+        others: what other ways would have saved: `lru` without tiers, `no tiers` with this policy.
+        best: what was possible in the same room for one who knew the future; None if not known yet.
+    """
+
+    span_seconds: float
+    live: float
+    others: dict[str, float]
+    best: float | None

@@ -278,6 +278,7 @@ class Copies:
         ledger, counters = self._ledgers[loading.tier], self.counters[loading.tier]
         good = self._good_records(loading, message)
         counters.load_seconds += message.seconds
+        sequence.load_seconds += message.seconds
         if good:
             ledger.load_time.observe(len(message.records), message.seconds)
         if len(good) < len(loading.keys):

@@ -9,6 +9,7 @@ later whatever was evicted meanwhile.
 import bisect
 import math
 
+from ridgeline.engine.core.asked import Asked
 from ridgeline.engine.core.budget import OLDEST_SHARE, prefill_order, served_before, share_prefill
 from ridgeline.engine.core.copies import Copies, Moved, Order
 from ridgeline.engine.core.counters import Counters
@@ -77,6 +78,8 @@ class Scheduler:
         """What the step committed last was allowed."""
         self.outcomes: list[Outcome] = []
         """Forecasts that met their outcome; whoever reads them clears the list."""
+        self.asked: list[Asked] = []
+        """Prompts admitted; whoever reads them clears the list."""
         self._step_time = step_time
         self.pace: Pace = (
             TargetPace(step_time, target_seconds, limits, geometry.max_batch)
@@ -389,6 +392,9 @@ class Scheduler:
         sequence.slot = self._free_slots.pop()
         bisect.insort(self._running, sequence, key=_rank)
         if sequence.admitted_seconds is None:
+            if not sequence.scores_prompt:
+                hits = len(match.blocks)
+                self.asked.append(Asked(now, tuple(sequence.keys), hits, sequence.load_seconds))
             sequence.admitted_seconds = now
             sequence.cached = match.hit
             if sequence.forecast is not None:

@@ -48,7 +48,8 @@ class Sequence:
     computed; of `blocks` the executor was told `told_blocks`, and `published` are findable;
     `announced` keys are those it is about to publish; `scored` prompt positions were reported;
     `forecast` is what was foretold at its arrival, until it has a first token; `loads` were begun
-    from tiers below the device, which gave `reloaded` blocks each.
+    from tiers below the device, which gave `reloaded` blocks
+    each in `load_seconds`.
     """
 
     spec: SequenceSpec
@@ -73,6 +74,7 @@ class Sequence:
     forecast: Forecast | None = None
     loads: int = 0
     reloaded: dict[str, int] = field(default_factory=dict)
+    load_seconds: float = 0.0
 
     @property
     def generated(self) -> int:

@@ -54,6 +54,7 @@ export function Prefix({ live }) {
       <p class=${spent ? 'cost' : 'soft'}>
         ${spent ? words.cost(spent, span) : words.noCost(span)} ${words.total(live.values.ridgeline_recompute_seconds_total)}
       </p>
+      ${live.saved ? html`<p class="soft" data-test="saved">${words.saved(live.saved)}</p>` : null}
       ${preempted ? html`<p class="cost">${words.preempted(preempted, span)}</p>` : null}
     <//>
   `;

@@ -4,6 +4,8 @@ import { count, number, percent, seconds } from './format.js';
 
 const more = (sequences) => (sequences === 1 ? '1 more' : `${count(sequences)} more`);
 
+const ways = { lru: 'LRU', 'no tiers': 'the same without copies in other memory' };
+
 export const text = {
   name: 'Dashboard',
   back: 'Back to the chat',
@@ -100,11 +102,18 @@ export const text = {
     cost: (spent, span) => `Reading again what had been lost took ${seconds(spent)} of ${span}.`,
     noCost: (span) => `Nothing that had been lost was read again in ${span}.`,
     total: (spent) => `Since the start: ${seconds(spent)}.`,
+    saved: ({ span_seconds, live, others, best }) => {
+      const rest = Object.entries(others).map(([name, saved]) => `${ways[name] ?? name} would have saved ${seconds(saved)}`);
+      if (best !== null) rest.push(`the best possible was ${seconds(best)}`);
+      const span = span_seconds > 3500 ? 'the last hour' : `the last ${seconds(span_seconds)}`;
+      return `The cache saved ${seconds(live)} of computing in ${span}${rest.length ? `; ${rest.join(', ')}` : ''}.`;
+    },
     preempted: (times, span) => `${times === 1 ? '1 running answer was' : `${count(times)} running answers were`} put back to make room in ${span}.`,
     terms: {
       'Hit': 'Was still in the KV cache and cost nothing.',
       'Cold': 'Had never been seen, and had to be read.',
       'Evicted': 'Had been read before, was given up, and had to be read again: what a larger cache would save.',
+      'Saved': 'Seconds that computing what was found would have taken. LRU is the usual rule, give up what was used longest ago, without copies in other memory; the best possible needs to know the future.',
       'Short': 'The end of a prompt that fills no whole block, and so cannot be shared.',
     },
   },
