@@ -121,6 +121,7 @@ def _kv(live: Live) -> str:
         free = max(0.0, 1 - share - kept)
         lines.append(
             f"{bar([(share, '█'), (kept, '▒'), (free, '·')])} "
+            f"{f'{tier}: ' if len(held) > 1 else ''}"
             f"running {percent(share)}, idle {percent(kept)}, free {percent(free)}"
         )
     return "\n".join(lines)
