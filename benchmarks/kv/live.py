@@ -1,6 +1,6 @@
 """Many conversations with pauses, in far less memory than they take: what is computed again, and who waits.
 
-    python benchmarks/kv/live.py [--peers FOLDER] [--conversations 200] [--rate 1] [--only NAME ...]
+    python benchmarks/kv/live.py [--peers FOLDER] [--conversations 200] [--rate 2] [--only NAME ...]
 
 Every contender serves the same conversations, one after the other, alone on the machine, with the same
 bytes of memory for K and V: room for some 40 of 200 conversations of 6 turns. Pauses are those of a
@@ -42,10 +42,10 @@ from ridgeline.bench.runner import Load, TurnRecord
 from ridgeline.bench.work import Source
 
 TURNS = 6
-INPUT_TOKENS, OUTPUT_TOKENS = 120, 70
-"""Of a turn; a conversation comes to some 1,150 tokens."""
+INPUT_TOKENS, OUTPUT_TOKENS = 80, 50
+"""Of a turn; a conversation comes to some 840 tokens."""
 
-ROOM_TOKENS = 46_000
+ROOM_TOKENS = 33_600
 """For K and V: 40 conversations at their end."""
 
 KV_BYTES_PER_TOKEN = 23_040
@@ -53,6 +53,7 @@ KV_BYTES_PER_TOKEN = 23_040
 
 KV_BYTES = ROOM_TOKENS * KV_BYTES_PER_TOKEN
 DISK_BYTES = 8 << 30
+VLLM_BLOCK_TOKENS = 32
 CONTEXT_TOKENS = 2048
 
 
@@ -88,7 +89,7 @@ class Llama(LlamaCpp):
 
 
 class Vllm(VllmCpu):
-    """With as much memory (it takes whole GiB, which is 1 % more), and told to say what was cached."""
+    """With as many blocks as fit (it takes whole GiB by itself), and told to say what was cached."""
 
     def _environment(self) -> dict[str, str]:
         return super()._environment() | {"VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -96,7 +97,9 @@ class Vllm(VllmCpu):
     def command(self, port: int) -> tuple[list[str | Path], dict[str, str]]:
         """See `VllmCpu.command`."""
         command, environment = super().command(port)
-        return [*command, "--enable-prompt-tokens-details"], environment
+        blocks = ROOM_TOKENS // VLLM_BLOCK_TOKENS
+        exact = ["--block-size", str(VLLM_BLOCK_TOKENS), "--num-gpu-blocks-override", str(blocks)]
+        return [*command, "--enable-prompt-tokens-details", *exact], environment
 
 
 def contenders(setting: Setting) -> list[Contender]:
@@ -222,8 +225,8 @@ def main() -> None:
     )
     parser.add_argument("--peers", type=Path, default=Path("peers"), help="folder of the peers")
     parser.add_argument("--conversations", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=1.0, help="conversations begun per second")
-    parser.add_argument("--speed-up", type=float, default=8.0, help="pauses are divided by it")
+    parser.add_argument("--rate", type=float, default=2.0, help="conversations begun per second")
+    parser.add_argument("--speed-up", type=float, default=16.0, help="pauses are divided by it")
     parser.add_argument("--threads", type=int, default=2, help="that compute")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="+", help="contenders whose names begin so")
