@@ -23,6 +23,8 @@ ROOMS = {
     "simulate": "Reads traces by `bench`, decides by `kvcache`, counts seconds by `roofline`.",
     "bench": "Needs no other part of Ridgeline but this room, and no server of ours.",
     "engine": "The only room that has threads and a process of its own.",
+    "fleet/core": "Pure: a test plays a day of traffic on many replicas in seconds.",
+    "fleet": "Is a `Backend`, as a single replica is one.",
     "engine/core": "Pure: tested without threads, time or weights.",
     "engine/executors": "They keep one state per slot and carry out plans; KV layout is their own business.",
     "engine/tiers": "What is copied is decided in `kvcache/tiers.py`; what fails here costs a recompute.",

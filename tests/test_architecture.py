@@ -17,7 +17,7 @@ ROOMS = (
     "kvcache", "models", "kernels", "text", "telemetry", "roofline", "protocol",
 )  # fmt: skip
 
-PURE = ("protocol", "roofline", "kvcache", "admission", "engine/core")
+PURE = ("protocol", "roofline", "kvcache", "admission", "engine/core", "fleet/core")
 PURE_WITHOUT = ("torch", "asyncio", "aiohttp", "fastapi", "pydantic", "sqlalchemy")
 
 # These run on a bare GPU machine: torch may be there, the server's libraries are not.

@@ -1,0 +1,1 @@
+"""The front door: one address before many replicas in many places."""

@@ -1,0 +1,35 @@
+"""What a conversation begins with, as keys that need no tokenizer.
+
+    text      | 0 ... 255 | 256 ... 511 | 512 .. 600 |
+    keys       k0 = h(root, 0..255)       (a piece that is not full has no key)
+                           k1 = h(k0, 256..511)
+
+Conversations are known by what they contain: the next turn begins with all of this one, and so do its
+keys. The root holds model and tenant, as the replicas' own caches do.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from ridgeline.protocol import Message
+
+PIECE_BYTES = 256
+"""Some 60 tokens: finer would cost more than it tells, a block of a replica has 16."""
+
+_DIGEST_BYTES = 8
+
+
+def canonical(messages: Sequence[Message]) -> bytes:
+    """The text of a conversation in one form, whatever the model's template makes of it."""
+    parts = [f"\x02{message.role}\x03{message.content}" for message in messages]
+    return "".join(parts).encode("utf-8", "surrogatepass")
+
+
+def prefix_keys(root: str, text: bytes) -> list[bytes]:
+    """Keys of all full pieces."""
+    key = blake2b(root.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+    keys = []
+    for end in range(PIECE_BYTES, len(text) + 1, PIECE_BYTES):
+        key = blake2b(key + text[end - PIECE_BYTES : end], digest_size=_DIGEST_BYTES).digest()
+        keys.append(key)
+    return keys

@@ -1,0 +1,270 @@
+"""The front door's decisions, by example."""
+
+import random
+
+import pytest
+
+from ridgeline.fleet.core.breaker import FAULTS, FIRST_PAUSE_SECONDS
+from ridgeline.fleet.core.door import Arrival, Door, Refuse, Send
+from ridgeline.fleet.core.keys import canonical, prefix_keys
+from ridgeline.fleet.core.replica import SLOW_START_SECONDS, Load, Replica
+from ridgeline.protocol import Message
+
+NOW = 1000.0
+FAR = {("eu", "us"): 0.08}
+
+
+def replica(name, *, region="us", slots=4, up=0.0, rate=10_000.0):
+    return Replica(name, region, f"{region}-a", frozenset({"m"}), slots, rate, up)
+
+
+def door_with(*replicas, **more):
+    door = Door("us", FAR, rng=random.Random(7), **more)
+    for each in replicas:
+        door.joined(each, NOW)
+        door.told(each.id, Load(NOW, 0, each.slots), NOW)
+    return door
+
+
+def arrival(name, text="x", tenant="", **more):
+    data = text.encode()
+    return Arrival(name, "m", tuple(prefix_keys(tenant, data)), len(data), tenant, **more)
+
+
+def send(door, name, text="x", now=NOW, **more):
+    (decision,) = door.arrive(arrival(name, text, **more), now)
+    assert isinstance(decision, Send), decision
+    door.check()
+    return decision
+
+
+def end(door, name, text="x", now=NOW + 1, cached=0):
+    door.began(name, now)
+    keys = prefix_keys("", text.encode() + b"answer" * 60)
+    decisions = door.ended(
+        name, now, prompt_tokens=max(1, len(text) // 4), cached_tokens=cached, full_keys=keys
+    )
+    door.check()
+    return decisions
+
+
+def long_text(name, characters=20_000):
+    return (name + " ") * (characters // (len(name) + 1))
+
+
+def test_a_burst_is_counted_as_it_is_sent():
+    door = door_with(*(replica(f"r{i}") for i in range(4)))
+    sent = [send(door, f"q{i}").replica for i in range(16)]
+    assert sorted(sent.count(f"r{i}") for i in range(4)) == [4, 4, 4, 4]
+    assert door.arrive(arrival("one more"), NOW) == [] and door.waiting == 1
+
+
+def test_cold_requests_to_equal_replicas_are_spread():
+    first = set()
+    for seed in range(30):
+        door = Door("us", FAR, rng=random.Random(seed))
+        for i in range(4):
+            door.joined(replica(f"r{i}"), NOW)
+            door.told(f"r{i}", Load(NOW, 0, 4), NOW)
+        first.add(send(door, "q").replica)
+    assert len(first) == 4
+
+
+def test_a_conversation_comes_back_to_where_it_is_cached():
+    door = door_with(*(replica(f"r{i}") for i in range(6)))
+    text = long_text("rivers")
+    home = send(door, "q0", text).replica
+    end(door, "q0", text)
+    for turn in range(1, 8):
+        text += long_text(f"turn {turn}", 500)
+        sent = send(door, f"q{turn}", text)
+        assert sent.replica == home
+        assert sent.chosen.cached_tokens > 0.8 * len(text) / 4
+        end(door, f"q{turn}", text)
+
+
+def test_another_tenants_copy_is_a_cold_request():
+    door = door_with(*(replica(f"r{i}") for i in range(6)))
+    text = long_text("rivers")
+    send(door, "q0", text)
+    end(door, "q0", text)
+    assert send(door, "q1", text, tenant="stranger").chosen.cached_tokens == 0
+
+
+def test_sticky_until_waiting_costs_more_than_computing_elsewhere():
+    door = door_with(replica("home", slots=2), replica("other", slots=2))
+    text = long_text("rivers", 40_000)  # a second of computing
+    door.replicas["other"].state = "cordoned"
+    send(door, "q0", text)
+    door.set_state(["other"], "up", NOW)
+    end(door, "q0", text)
+    door.replicas["home"].service_seconds = 0.2
+    send(door, "f0")
+    send(door, "f1")
+    filled = {name: len(door.replicas[name].sent) for name in ("home", "other")}
+    for i in range(2 - filled["home"]):  # its places are taken, but for a moment only
+        door.replicas["home"].sent[f"extra{i}"] = door.replicas["home"].sent.get("f0") or next(
+            iter(door.replicas["other"].sent.values())
+        )
+    assert door.arrive(arrival("q1", text), NOW) == [], "it waits for its own replica"
+    door.replicas["home"].service_seconds = 30.0
+    (sent,) = door.tick(NOW)
+    assert sent.replica == "other"
+
+
+def test_the_ready_one_is_better_than_the_near_one():
+    door = door_with(replica("near", slots=1), replica("far", region="eu", slots=4))
+    assert send(door, "q0").replica == "near"
+    assert send(door, "q1").replica == "far"
+    assert send(door, "q2").replica == "far"
+
+
+def test_the_near_one_is_better_where_both_are_ready():
+    door = door_with(replica("near"), replica("far", region="eu"))
+    assert [send(door, f"q{i}").replica for i in range(4)] == ["near"] * 4
+
+
+def test_stale_signals_make_choices_more_even_and_stop_nothing():
+    chosen = []
+    for seed in range(40):
+        door = Door("us", FAR, rng=random.Random(seed))
+        for name in ("busy", "idle"):
+            door.joined(replica(name), 0.0)
+        door.told("busy", Load(0.0, 3, 4), 0.0)
+        door.told("idle", Load(0.0, 0, 4), 0.0)
+        chosen.append(send(door, "q", now=500.0).replica)
+    assert 5 < chosen.count("busy") < 35
+
+
+def test_full_is_not_broken():
+    door = door_with(replica("a"), replica("b"))
+    first = send(door, "q").replica
+    for attempt in range(2, 4):
+        (again,) = door.refused_full("q", NOW)
+        door.check()
+        assert again.attempt == attempt and again.replica != first
+        break
+    assert door.replicas[first].breaker.faults == 0
+    assert door.replicas[first].breaker.allows(NOW)
+
+
+def test_when_all_are_full_it_waits_and_goes_to_the_first_that_has_a_place():
+    door = door_with(replica("a", slots=1), replica("b", slots=1))
+    send(door, "q0")
+    second = send(door, "q1").replica
+    assert door.arrive(arrival("q2"), NOW) == []
+    (sent,) = end(door, "q1")
+    assert (sent.request, sent.replica) == ("q2", second)
+
+
+def test_a_fault_is_tried_elsewhere_and_a_replica_that_fails_is_left_alone():
+    door = door_with(replica("bad"), replica("good"))
+    faults, now = 0, NOW
+    for i in range(40):
+        decision = send(door, f"q{i}", now=now)
+        if decision.replica == "bad":
+            faults += 1
+            (again,) = door.failed(f"q{i}", now)
+            door.check()
+            assert again.replica == "good"
+        end(door, f"q{i}", now=now)
+    assert faults == FAULTS
+    now += FIRST_PAUSE_SECONDS
+    probes = {send(door, f"p{i}", now=now).replica: i for i in range(4)}
+    assert sum(1 for s in door.replicas["bad"].sent) <= 1, "half open: one probe"
+    if "bad" in probes:
+        end(door, f"p{probes['bad']}", now=now)
+        assert door.replicas["bad"].breaker.pause_seconds == 0
+
+
+def test_the_clients_own_leaving_is_no_fault():
+    door = door_with(replica("a"))
+    for i in range(10):
+        send(door, f"q{i}")
+        door.left_by_client(f"q{i}", NOW)
+        door.check()
+    assert door.replicas["a"].breaker.faults == 0 and not door.replicas["a"].sent
+
+
+def test_retries_are_a_share_of_all_requests():
+    door = door_with(*(replica(f"r{i}", slots=10_000) for i in range(3)))
+    retried = 0
+    for i in range(300):
+        decisions = door.arrive(arrival(f"q{i}"), NOW)
+        while decisions and isinstance(decisions[0], Send):
+            for each in door.replicas.values():
+                each.breaker.succeeded()  # so that only the budget holds them back
+            retried += decisions[0].attempt > 1
+            decisions = door.failed(f"q{i}", NOW)
+        door.check()
+    assert retried <= 20 + 0.2 * 300
+
+
+def test_a_new_replica_starts_slowly():
+    door = door_with(replica("old", slots=10), replica("new", slots=10, up=NOW))
+    assert sum(send(door, f"q{i}").replica == "new" for i in range(12)) == 2
+    assert sum(send(door, f"p{i}", now=NOW + SLOW_START_SECONDS).replica == "new" for i in range(8)) == 8
+
+
+def test_a_cordoned_replica_gets_nothing_new():
+    door = door_with(replica("a"), replica("b"))
+    door.set_state(["a"], "cordoned", NOW)
+    assert {send(door, f"q{i}").replica for i in range(4)} == {"b"}
+
+
+@pytest.mark.parametrize(("model", "code"), [("m", "no_replica"), ("unknown", "model_not_found")])
+def test_whom_nobody_serves(model, code):
+    door = door_with(replica("a"))
+    door.set_state(["a"], "draining", NOW)
+    (refused,) = door.arrive(Arrival("q", model, (), 10), NOW)
+    assert isinstance(refused, Refuse) and refused.refusal.code == code
+    if code == "model_not_found":
+        assert "there are: m" in refused.refusal.message
+
+
+def test_who_would_wait_too_long_is_told_for_how_long():
+    door = door_with(replica("a", slots=1), max_wait_seconds=20.0)
+    now = NOW
+    send(door, "q0", now=now)
+    for i in range(1, 12):
+        assert door.arrive(arrival(f"q{i}"), now) == []
+    for i in range(10):
+        now += 4.0  # it serves one in four seconds
+        end(door, f"q{i}", now=now)
+    decisions = []
+    for i in range(12, 30):
+        decisions += door.arrive(arrival(f"q{i}"), now)
+        door.check()
+    refused = [each.refusal for each in decisions if isinstance(each, Refuse)]
+    assert refused and all(each.code == "at_capacity" for each in refused)
+    assert all(20.0 < each.retry_after_seconds < 40.0 for each in refused)
+    assert door.waiting <= 6
+
+
+def test_waiting_is_fair_among_tenants():
+    door = door_with(replica("a", slots=1))
+    send(door, "q")
+    for i in range(6):
+        door.arrive(arrival(f"many{i}", tenant="many"), NOW)
+    door.arrive(arrival("few", tenant="few"), NOW)
+    (first,) = end(door, "q")
+    (second,) = end(door, first.request)
+    assert "few" in (first.request, second.request)
+
+
+def test_a_replica_that_comes_again_has_forgotten():
+    door = door_with(replica("a"), replica("b"))
+    text = long_text("rivers")
+    home = send(door, "q0", text).replica
+    end(door, "q0", text)
+    door.left(home, NOW)
+    door.joined(replica(home), NOW)
+    assert all(each.cached_tokens == 0 for each in door.options(arrival("q1", text), NOW))
+
+
+def test_keys_of_a_next_turn_begin_with_those_of_this_one():
+    turn = [Message("user", "a" * 700), Message("assistant", "b" * 300)]
+    keys = prefix_keys("m/tenant", canonical(turn))
+    more = prefix_keys("m/tenant", canonical([*turn, Message("user", "c" * 600)]))
+    assert len(keys) == 3 and more[:3] == keys and len(more) > 3
+    assert prefix_keys("m/other", canonical(turn))[0] != keys[0]
