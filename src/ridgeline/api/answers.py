@@ -22,6 +22,7 @@ class Answer:
 
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
     stop_reason: str | int | None = None
 
@@ -102,6 +103,7 @@ async def collect(
         answer = answers[position * n + delta.index]
         answer.text.append(delta.text)
         answer.logprobs.extend(delta.logprobs or ())
+        answer.token_ids.extend(delta.token_ids)
         if delta.finish is not None:
             answer.finish, answer.stop_reason = delta.finish, delta.stop_reason
         usage.add(position, delta)

@@ -32,7 +32,10 @@ async def create(http: HttpRequest) -> Response:
     if body.stream:
         options = body.stream_options
         return stream(
-            http, backend, [request], _Chunks(around, request, bool(options and options.include_usage))
+            http,
+            backend,
+            [request],
+            _Chunks(around, request, bool(options and options.include_usage), bool(body.return_token_ids)),
         )
     try:
         answers, usage = await collect(http, backend, [request])
@@ -45,6 +48,7 @@ async def create(http: HttpRequest) -> Response:
             "logprobs": _logprobs(answer.logprobs) if request.sampling.logprobs is not None else None,
             "finish_reason": answer.finish,
             "stop_reason": answer.stop_reason,
+            **({"token_ids": answer.token_ids} if body.return_token_ids else {}),
         }
         for index, answer in enumerate(answers)
     ]
@@ -52,9 +56,12 @@ async def create(http: HttpRequest) -> Response:
 
 
 class _Chunks:
-    def __init__(self, around: Envelope, request: Request, include_usage: bool) -> None:
+    def __init__(
+        self, around: Envelope, request: Request, include_usage: bool, include_token_ids: bool
+    ) -> None:
         self._around = around
         self._request = request
+        self._token_ids = include_token_ids
         self._usage = UsageSum(1) if include_usage else None
 
     def opening(self) -> Iterable[object]:
@@ -66,8 +73,9 @@ class _Chunks:
         """A chunk with the text, and one with the reason where the answer ends."""
         if self._usage is not None:
             self._usage.add(position, delta)
-        if delta.text or delta.logprobs:
-            yield self._chunk(delta.index, {"content": delta.text}, logprobs=delta.logprobs)
+        ids = delta.token_ids if self._token_ids else None
+        if delta.text or delta.logprobs or ids:
+            yield self._chunk(delta.index, {"content": delta.text}, logprobs=delta.logprobs, token_ids=ids)
         if delta.finish is not None:
             yield self._chunk(delta.index, {}, finish=delta.finish, stop_reason=delta.stop_reason)
 
@@ -82,6 +90,7 @@ class _Chunks:
         delta: dict[str, str],
         *,
         logprobs: Sequence[TokenLogprob] | None = None,
+        token_ids: Sequence[int] | None = None,
         finish: str | None = None,
         stop_reason: str | int | None = None,
     ) -> dict[str, object]:
@@ -91,6 +100,8 @@ class _Chunks:
             "logprobs": _logprobs(logprobs) if logprobs else None,
             "finish_reason": finish,
         }
+        if token_ids is not None:
+            choice["token_ids"] = token_ids
         if finish is not None:
             choice["stop_reason"] = stop_reason
         chunk = self._around.wrap("chat.completion.chunk", [choice])

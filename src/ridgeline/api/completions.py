@@ -33,7 +33,10 @@ async def create(http: HttpRequest) -> Response:
     if body.stream:
         options = body.stream_options
         return stream(
-            http, backend, requests, _Chunks(around, requests, bool(options and options.include_usage))
+            http,
+            backend,
+            requests,
+            _Chunks(around, requests, bool(options and options.include_usage), bool(body.return_token_ids)),
         )
     try:
         answers, usage = await collect(http, backend, requests)
@@ -46,6 +49,7 @@ async def create(http: HttpRequest) -> Response:
             _logprobs(answer.logprobs, _Offsets()) if body.logprobs is not None else None,
             answer.finish,
             answer.stop_reason,
+            answer.token_ids if body.return_token_ids else None,
         )
         for index, answer in enumerate(answers)
     ]
@@ -53,8 +57,11 @@ async def create(http: HttpRequest) -> Response:
 
 
 class _Chunks:
-    def __init__(self, around: Envelope, requests: Sequence[Request], include_usage: bool) -> None:
+    def __init__(
+        self, around: Envelope, requests: Sequence[Request], include_usage: bool, include_token_ids: bool
+    ) -> None:
         self._around = around
+        self._token_ids = include_token_ids
         self._n = requests[0].n
         self._offsets = [_Offsets() for _ in range(self._n * len(requests))]
         self._usage = UsageSum(len(requests)) if include_usage else None
@@ -67,11 +74,12 @@ class _Chunks:
         """One chunk with the text, and the reason where the answer ends."""
         if self._usage is not None:
             self._usage.add(position, delta)
-        if not (delta.text or delta.logprobs or delta.finish):
+        ids = delta.token_ids if self._token_ids else None
+        if not (delta.text or delta.logprobs or delta.finish or ids):
             return
         index = position * self._n + delta.index
         logprobs = _logprobs(delta.logprobs, self._offsets[index]) if delta.logprobs else None
-        choice = _choice(index, delta.text, logprobs, delta.finish, delta.stop_reason)
+        choice = _choice(index, delta.text, logprobs, delta.finish, delta.stop_reason, ids)
         chunk = self._around.wrap("text_completion", [choice])
         yield chunk if self._usage is None else chunk | {"usage": None}
 
@@ -87,14 +95,16 @@ def _choice(
     logprobs: dict[str, object] | None,
     finish: str | None,
     stop_reason: str | int | None,
+    token_ids: Sequence[int] | None,
 ) -> dict[str, object]:
-    return {
+    choice = {
         "index": index,
         "text": text,
         "logprobs": logprobs,
         "finish_reason": finish,
         "stop_reason": stop_reason,
     }
+    return choice if token_ids is None else choice | {"token_ids": token_ids}
 
 
 class _Offsets:

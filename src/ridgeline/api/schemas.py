@@ -97,5 +97,6 @@ class Generation(Schema):
     stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     ignore_eos: bool | None = None
+    return_token_ids: bool | None = None
     service_tier: Literal["auto", "default", "priority", "fast", "scale", "flex", "batch"] | None = None
     allow_smaller_model: bool | None = None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import ridgeline
-from ridgeline.cli import bench, chat, demo, models, pull, replay, serve, top
+from ridgeline.cli import bench, chat, demo, fleet, models, pull, replay, serve, top
 from ridgeline.cli.errors import CommandFailed
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command(name="chat")(chat.chat)
 app.command(name="top")(top.top)
 app.command(name="bench")(bench.bench)
 app.add_typer(demo.app, name="demo")
+app.add_typer(fleet.app, name="fleet")
 app.command(name="replay")(replay.replay)
 
 

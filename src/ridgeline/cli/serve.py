@@ -246,7 +246,7 @@ def serve(
     try:
         api = ApiSettings(
             host=host,
-            api_keys=_api_keys(api_key or []),
+            api_keys=read_api_keys(api_key or []),
             allowed_hosts=tuple(allowed_host or ()),
             allowed_origins=tuple(allowed_origin or ()),
             public_metrics=public_metrics,
@@ -293,7 +293,8 @@ def _text_of(path: Path) -> str:
         raise typer.BadParameter(f"--shared-prefix: cannot read {path} as text ({error})") from error
 
 
-def _api_keys(given: list[str]) -> dict[str, str]:
+def read_api_keys(given: list[str]) -> dict[str, str]:
+    """Secrets by name. Raises BadParameter for a name that comes twice."""
     keys: dict[str, str] = {}
     for text in given:
         name, secret = parse_api_key(text)

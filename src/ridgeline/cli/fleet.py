@@ -1,0 +1,136 @@
+"""`ridgeline fleet`: one address before many replicas."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ridgeline.cli.config import Config
+from ridgeline.cli.errors import CommandFailed
+from ridgeline.cli.logs import Level
+from ridgeline.cli.params import DEFAULT_URL, ApiKey, Json, Url, client_headers, no_server, option, server_url
+from ridgeline.cli.serve import read_api_keys
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Serve many replicas behind one address.")
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="fleet.yaml: models, regions, clusters, links.")]
+
+
+@app.callback()
+def _fleet() -> None:
+    """Serve many replicas behind one address.
+
+    \b
+    Examples:
+      ridgeline fleet serve fleet.yaml
+      ridgeline fleet status
+    """
+
+
+@app.command("serve")
+def serve(
+    file: File,
+    host: Annotated[
+        str,
+        option("--host", "Address to listen on; off the loopback --api-key is needed.", metavar="ADDRESS"),
+    ] = "127.0.0.1",
+    port: Annotated[int, option("--port", "0 takes a free one.", metavar="PORT", min=0, max=65535)] = 8000,
+    region: Annotated[
+        str | None,
+        option("--region", "Where this front door is.", metavar="NAME", show_default="the file's first"),
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        option("--api-key", "Key, or NAME=KEY; may be repeated.", metavar="KEY", show_default=False),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        option(
+            "--data-dir",
+            "Where conversations are kept.",
+            metavar="FOLDER",
+            show_default="the user's data folder",
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float, option("--drain-seconds", "Time for running answers when stopping.", metavar="SECONDS", min=0)
+    ] = 30.0,
+    log_level: Level = "info",
+    config: Config = None,
+) -> None:
+    """Answer for all replicas that the file lists: the API at /v1, a chat page at /.
+
+    \b
+    Examples:
+      ridgeline fleet serve fleet.yaml
+      ridgeline fleet serve fleet.yaml --region eu-west --port 8080 --api-key "$KEY"
+    """
+    from ridgeline.api.settings import ApiSettings
+    from ridgeline.cli.fleet_server import FleetServing, run
+
+    try:
+        api = ApiSettings(host=host, api_keys=read_api_keys(api_key or []))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    run(FleetServing(file, port, region, api, data_dir, drain_seconds, log_level))
+
+
+@app.command("status")
+def status(
+    url: Url = DEFAULT_URL, api_key: ApiKey = None, config: Config = None, as_json: Json = False
+) -> None:
+    """Show the replicas of a running front door.
+
+    \b
+    Examples:
+      ridgeline fleet status
+      ridgeline fleet status --url https://chat.example.com --api-key "$KEY" --json
+    """
+    found = _fetch(server_url(url), client_headers(api_key))
+    if as_json:
+        import orjson
+
+        typer.echo(orjson.dumps(found).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{found['region']}: {found['waiting']} waiting", title_justify="left")
+    for name in ("replica", "region", "models", "state", "batch", "KV held", "told", "faults"):
+        table.add_column(name, justify="right" if name in ("batch", "KV held", "told", "faults") else "left")
+    for each in found["replicas"]:
+        state = "left alone" if each["breaker_open"] else each["state"]
+        held = "-" if each["kv_held"] is None else f"{each['kv_held']:.0%}"
+        told = "-" if each["told_seconds_ago"] is None else f"{each['told_seconds_ago']:.1f} s ago"
+        batch = f"{each['running']} of {each['slots']}"
+        table.add_row(
+            each["id"],
+            each["region"],
+            ", ".join(each["models"]),
+            state,
+            batch,
+            held,
+            told,
+            str(each["faults"]),
+        )
+    Console().print(table)
+
+
+def _fetch(url: str, headers: dict[str, str]) -> Any:
+    import asyncio
+
+    from ridgeline.bench.client import ServerError, get_json, new_session
+
+    async def ask() -> Any:
+        async with new_session(10.0, headers) as session:
+            return await get_json(session, f"{url}/fleet/status")
+
+    try:
+        return asyncio.run(ask())
+    except ServerError as error:
+        if error.status == 404:
+            raise CommandFailed(f"{url} is a server, but no front door: it has no /fleet/status") from error
+        raise no_server(url, error) from error

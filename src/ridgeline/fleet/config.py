@@ -1,0 +1,156 @@
+"""`fleet.yaml`: which models, in which regions and clusters, and how far those are apart."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class FleetError(Exception):
+    """The file cannot be used; the message says where and why in one sentence."""
+
+
+class _Strict(BaseModel):
+    """Unknown keys are errors that name the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in value:
+            if key not in known:
+                near = get_close_matches(str(key), known, 1, 0.5)
+                hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}"
+                raise ValueError(f"unknown key '{key}'{hint}")
+        return value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w./:-]+$")]
+
+
+class ModelEntry(_Strict):
+    """A model of the fleet; `class` is what may be asked for instead of its name."""
+
+    name: Name
+    class_: Name | None = Field(None, alias="class")
+
+
+class Cluster(_Strict):
+    """Replicas in one place that serve one model.
+
+    Attributes:
+        name: unique in the fleet.
+        model: one of the fleet's.
+        engine: `ridgeline`, or what else speaks OpenAI's API.
+        endpoints: addresses of replicas that are listed.
+        slots: sequences that each takes at once; what it tells itself counts more.
+        hardware: as the cost model's catalogue calls it.
+        replicas: how many a cluster on Ray has.
+        ray: address of its Ray cluster.
+        api_key_env: environment variable with the key for the endpoints.
+    """
+
+    name: Name
+    model: Name
+    engine: Literal["ridgeline", "vllm", "sglang", "tgi", "llama.cpp", "openai"] = "ridgeline"
+    endpoints: tuple[str, ...] = ()
+    slots: int = Field(16, ge=1, le=100_000)
+    hardware: str | None = None
+    replicas: int = Field(0, ge=0, le=10_000)
+    ray: str | None = None
+    api_key_env: str | None = None
+
+    @field_validator("endpoints")
+    @classmethod
+    def _check_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"'{url}' is no address of http or https")
+        return tuple(url.rstrip("/").removesuffix("/v1") for url in value)
+
+
+class Region(_Strict):
+    """A place with clusters in it."""
+
+    name: Name
+    clusters: tuple[Cluster, ...] = ()
+
+
+class Link(_Strict):
+    """How far two regions are apart."""
+
+    between: tuple[Name, Name]
+    rtt_ms: float = Field(ge=0, le=10_000)
+    gbps: float | None = Field(None, gt=0)
+
+
+class Capacity(_Strict):
+    """How long anybody is kept waiting, and how many may wait."""
+
+    max_wait_seconds: float = Field(20.0, gt=0, le=3600)
+    max_waiting: int = Field(10_000, ge=0, le=1_000_000)
+    priorities: tuple[Literal["interactive", "batch"], ...] = ("interactive", "batch")
+
+
+class Fleet(_Strict):
+    """The whole file."""
+
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    regions: tuple[Region, ...] = Field(min_length=1)
+    links: tuple[Link, ...] = ()
+    capacity: Capacity = Field(default_factory=lambda: Capacity.model_validate({}))
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Fleet":
+        models = [model.name for model in self.models]
+        regions = [region.name for region in self.regions]
+        clusters = [cluster.name for region in self.regions for cluster in region.clusters]
+        for kind, names in (("model", models), ("region", regions), ("cluster", clusters)):
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ValueError(f"two {kind}s are called '{sorted(twice)[0]}'")
+        for region in self.regions:
+            for cluster in region.clusters:
+                if cluster.model not in models:
+                    raise ValueError(
+                        f"cluster '{cluster.name}' serves '{cluster.model}', which is not among the models: "
+                        f"{', '.join(models)}"
+                    )
+        for link in self.links:
+            for name in link.between:
+                if name not in regions:
+                    raise ValueError(f"a link begins or ends in '{name}', which is not among the regions")
+        return self
+
+    def round_trips(self) -> dict[tuple[str, str], float]:
+        """Seconds between regions, by pair in alphabetical order."""
+        trips: dict[tuple[str, str], float] = {}
+        for link in self.links:
+            first, second = sorted(link.between)
+            trips[first, second] = link.rtt_ms / 1000
+        return trips
+
+
+def load_fleet(path: Path) -> Fleet:
+    """Read and check a file. Raises FleetError."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FleetError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FleetError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise FleetError(f"{path} must have the keys models and regions")
+    try:
+        return Fleet.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise FleetError(f"{path}: {where}: {reason}") from error

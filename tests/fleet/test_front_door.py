@@ -1,0 +1,183 @@
+"""The front door before running replicas: placing, failing over, saying no."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from server_process import RIDGELINE, Served, clean_environment
+
+from conftest import front_door, write_fleet
+
+MODELS = "models: [{name: m}]\n"
+
+
+def text_of(events: list[dict]) -> str:
+    choices = [event["choices"][0] for event in events if event.get("choices")]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def sent_to(door: Served) -> list[str]:
+    status, fleet = door.get("/fleet/status")
+    assert status == 200
+    return [replica["id"] for replica in fleet["replicas"] if replica["sent"]]
+
+
+def chat(served: Served, content: str, **more) -> dict:
+    status, body = served.post(
+        "/v1/chat/completions",
+        {"model": "sim", "messages": [{"role": "user", "content": content}], "max_tokens": 4, **more},
+    )
+    assert status == 200, body
+    return body
+
+
+def test_a_fleet_of_two_regions(tmp_path: Path, replicas: Callable[..., list[Served]]) -> None:
+    """One after the other, for starting servers is what takes time."""
+    near = replicas(2)
+    (far,) = replicas(1, "--max-batch", "8")
+    urls = {"us": [each.url for each in near], "eu": [far.url]}
+    fleet = write_fleet(tmp_path / "fleet.yaml", urls, links=[{"between": ["us", "eu"], "rtt_ms": 80}])
+    with front_door(fleet, tmp_path / "door") as door:
+        assert [model["id"] for model in door.get("/v1/models")[1]["data"]] == ["sim"]
+        assert door.get("/health/ready")[0] == 200
+        answers_like_a_replica(door, near[0])
+        goes_back_to_where_it_is_cached(door)
+        status_is_a_table(door)
+        survives_the_death_of_a_replica_in_the_middle(door, [*near, far], urls)
+        still_serves(door)
+
+
+def answers_like_a_replica(door: Served, replica: Served) -> None:
+    asked = {"max_tokens": 20, "temperature": 0, "ignore_eos": True}
+    ours, theirs = (chat(each, "What is a ridge?", **asked) for each in (door, replica))
+    assert ours["choices"] == theirs["choices"]
+    assert ours["usage"]["completion_tokens"] == 20
+    assert ours["usage"]["prompt_tokens"] == theirs["usage"]["prompt_tokens"]
+    status, body = door.post("/tokenize", {"model": "sim", "prompt": "ridge"})
+    assert (status, body) == replica.post("/tokenize", {"model": "sim", "prompt": "ridge"})
+    status, body = door.post("/v1/chat/completions", {"model": "nothing", "messages": []})
+    assert status in (400, 404)
+    status, body = door.post("/v1/completions", {"model": "sim", "prompt": "x", "max_tokens": 100_000})
+    assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def goes_back_to_where_it_is_cached(door: Served) -> None:
+    content = "All about rivers and how they are measured. " * 60
+    assert chat(door, content)["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    for turn in range(4):
+        content += f"And now part {turn}. "
+        usage = chat(door, content)["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] > 0.8 * usage["prompt_tokens"]
+
+
+def status_is_a_table(door: Served) -> None:
+    done = subprocess.run(
+        [*RIDGELINE, "fleet", "status", "--url", door.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    for replica in ("us-a/0", "us-a/1", "eu-a/0"):
+        assert replica in done.stdout
+
+
+def survives_the_death_of_a_replica_in_the_middle(
+    door: Served, running: list[Served], urls: dict[str, list[str]]
+) -> None:
+    asked = {"max_tokens": 120, "temperature": 0, "ignore_eos": True}
+    whole = chat(running[2], "Tell me everything.", **asked)["choices"][0]["message"]["content"]
+    messages = [{"role": "user", "content": "Tell me everything."}]
+    stream = door.stream(messages=messages, **asked)
+    events = [next(stream) for _ in range(5)]
+    (place,) = sent_to(door)
+    victim = next(
+        each for each in running if each.url == urls[place.split("-")[0]][int(place.rpartition("/")[2])]
+    )
+    victim.process.send_signal(signal.SIGKILL)
+    events += stream
+    assert events[-1] == {"done": True}
+    assert text_of(events) == whole
+    finishes = [c["choices"][0]["finish_reason"] for c in events if c.get("choices")]
+    assert finishes[-1] == "length"
+    until = time.monotonic() + 30
+    while len(door.get("/fleet/status")[1]["replicas"]) == 3:
+        assert time.monotonic() < until, "the dead replica is still listed"
+        time.sleep(0.1)
+
+
+def still_serves(door: Served) -> None:
+    for i in range(6):
+        chat(door, f"Question {i}")
+    assert door.get("/health/ready")[0] == 200
+
+
+def test_all_full_is_said_with_a_wait(tmp_path: Path, replicas: Callable[..., list[Served]]) -> None:
+    (replica,) = replicas(1, "--max-batch", "2", "--max-waiting", "1")
+    fleet = write_fleet(
+        tmp_path / "fleet.yaml", {"us": [replica.url]}, capacity={"max_wait_seconds": 1, "max_waiting": 2}
+    )
+    with front_door(fleet, tmp_path / "door") as door:
+        until = time.monotonic() + 30
+        while door.get("/fleet/status")[1]["replicas"][0]["slots"] != 2:
+            assert time.monotonic() < until
+            chat(door, "warm up")
+        streams = [door.stream(max_tokens=2000, ignore_eos=True) for _ in range(2)]
+        for stream in streams:
+            next(stream)
+        waiting = [background(door) for _ in range(2)]
+        until = time.monotonic() + 30
+        while door.get("/fleet/status")[1]["waiting"] < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        started = time.monotonic()
+        status, body = door.post(
+            "/v1/chat/completions", {"model": "sim", "messages": [{"role": "user", "content": "x"}]}
+        )
+        assert (status, body["error"]["code"]) == (503, "at_capacity")
+        assert time.monotonic() - started < 2.0
+        for stream in streams:
+            stream.close()  # who goes away makes room
+        for each in waiting:
+            assert each.wait(60) == 0
+
+
+def background(door: Served) -> "subprocess.Popen[bytes]":
+    """A request that waits, in a process of its own; it ends with 0 if it was answered."""
+    body = json.dumps({"model": "sim", "messages": [{"role": "user", "content": "w"}], "max_tokens": 1})
+    code = (
+        "import sys, urllib.request\n"
+        "request = urllib.request.Request(sys.argv[1] + '/v1/chat/completions', sys.argv[2].encode(),"
+        " {'Content-Type': 'application/json'})\n"
+        "sys.exit(urllib.request.urlopen(request, timeout=60).status != 200)\n"
+    )
+    return subprocess.Popen(["python3", "-c", code, door.url, body])
+
+
+def test_a_wrong_file_is_told_in_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.yaml"
+    cases = {
+        "models: [{name: m}]\nregions: [{name: us, clusterz: []}]": "did you mean 'clusters'?",
+        f"{MODELS}regions: [{{name: us, clusters: [{{name: a, model: n}}]}}]": "not among the models: m",
+        "models: [": "is not YAML",
+        f"{MODELS}regions: [{{name: us, clusters: [{{name: a, model: m, endpoints: [x]}}]}}]": "no address",
+        "models: [{name: m}]\nregions: [{name: us}, {name: us}]": "two regions are called 'us'",
+    }
+    for text, sentence in cases.items():
+        file.write_text(text)
+        done = subprocess.run(
+            [*RIDGELINE, "fleet", "serve", str(file)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=clean_environment(),
+        )
+        assert done.returncode == 1
+        assert sentence in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
