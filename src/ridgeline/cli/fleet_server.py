@@ -103,11 +103,11 @@ async def _answer(
 
 async def _app(serving: FleetServing, front_door: FrontDoor, data_dir: Path) -> "FastAPI":
     from ridgeline.api.app import create_app
-    from ridgeline.fleet.routes import fleet_router
     from ridgeline.store.database import prepare
     from ridgeline.store.store import Store
     from ridgeline.telemetry.metrics import Metrics
     from ridgeline.web.app import mount
+    from ridgeline.web.fleet import fleet_router
     from ridgeline.web.settings import WebSettings
 
     database = data_dir / DATABASE
