@@ -99,7 +99,8 @@ class Price:
         end = len(chain.blocks)
         shared: Shared | None
         if isinstance(owner, Conversation):
-            end = self._file(owner.new, chain, owner.own, end, now)
+            for piece in reversed(owner.pieces):
+                end = self._file(piece, chain, piece.begin, end, now)
             shared = owner.shared
             end = self._file(owner.history, chain, shared.blocks if shared else 0, end, now)
         elif owner is None:
