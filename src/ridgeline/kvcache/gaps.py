@@ -36,6 +36,9 @@ PRIOR_CHANCE = 0.05
 """Of a wait to end in an age, before anything was seen. The same in every age: what has waited twice
 as long is wanted half as soon, so that a cold start evicts in the order of ages, as LRU does."""
 
+_FIRST_AGE = 2.5
+"""The first age is longer than the second by this factor, and so is the chance to end in it."""
+
 PRIOR_WAITS = 64.0
 """So many waits must be at risk before what was seen weighs more than what was believed."""
 
@@ -80,7 +83,10 @@ class _Counts:
             self.at_risk = [count / 2 for count in self.at_risk]
         ended, at_risk = _smooth(self.ended), _smooth(self.at_risk)
         for age in range(AGES):
-            believed = self.believes.chances[age] if self.believes else self.prior_chance
+            if self.believes:
+                believed = self.believes.chances[age]
+            else:
+                believed = self.prior_chance * (1.0 if age else _FIRST_AGE)
             self.chances[age] = (ended[age] + PRIOR_WAITS * believed) / (at_risk[age] + PRIOR_WAITS)
         self.rates = best_rates(self.chances)
 

@@ -171,7 +171,7 @@ class Lineage:
         """What is new in the last prompt, cut at the distances of `CUTS_TOKENS`."""
         own, end = conversation.own, conversation.blocks
         cuts = [own + max(1, cut // self._block_tokens) for cut in CUTS_TOKENS]
-        pieces = []
+        pieces: list[Piece] = []
         begin = own
         for number, cut in enumerate((*cuts, end)):
             until = min(end, cut)
