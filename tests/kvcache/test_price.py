@@ -1,6 +1,7 @@
 """The price: what is evicted first, that prefixes outlive suffixes, and that it learns from cold."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import settings
@@ -141,7 +142,7 @@ def test_the_rate_looks_to_the_best_horizon():
 @pytest.mark.parametrize("age", [0, 3, 9, 17])
 def test_the_rate_is_the_best_quotient_of_all_horizons(age):
     draw = random.Random(age)
-    widths = [EDGES_SECONDS[0], *(b - a for a, b in zip(EDGES_SECONDS, EDGES_SECONDS[1:], strict=False))]
+    widths = [EDGES_SECONDS[0], *(b - a for a, b in pairwise(EDGES_SECONDS))]
     for _ in range(20):
         chances = [draw.random() ** 3 for _ in range(len(EDGES_SECONDS) + 1)]
         best = surviving_time = returned = 0.0

@@ -152,7 +152,7 @@ def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], says: str) -> N
         ({"input_length": None}, "'input_length' is None, which is no number"),
         ({"input_length": 0}, "'input_length' is 0, but must be 1 or more"),
         ({"timestamp": "soon"}, "'timestamp' is 'soon'"),
-        ({"hash_ids": [1]}, "'hash_ids' are 1, not one for each 512 of 600 tokens"),
+        ({"hash_ids": [1]}, "'hash_ids' has 1 of them, not one for each 512 of 600 tokens"),
         ({"hash_ids": ["a", "b"]}, "'hash_ids' is no list of whole numbers"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_bad_line_is_named_with_its_field(tmp_path: Path, change: dict[str, ob
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text('{"timestamp": 1, "input_length": 600}\n')
-    with pytest.raises(WorkloadError, match="line 1 .* it has no 'output_length'"):
+    with pytest.raises(WorkloadError, match=r"line 1 .* it has no 'output_length'"):
         read_trace(file)
 
 

@@ -22,7 +22,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from ridgeline.kvcache.eviction import IdleChain
 from ridgeline.kvcache.gaps import Gaps, Wait
-from ridgeline.kvcache.kinds import BELIEFS
+from ridgeline.kvcache.kinds import BELIEFS, new_kind
 from ridgeline.kvcache.lineage import Conversation, Lineage, Shared
 
 _FEW = 64
@@ -107,7 +107,7 @@ class Price:
             shared = owner.shared
             end = self._file(owner.history, chain, shared.blocks if shared else 0, end, now)
         elif owner is None:
-            end = self._file(Wait(), chain, 0, end, now)
+            end = self._file(Wait(new_kind(1, 0)), chain, 0, end, now)
             shared = None
         else:
             shared = owner
