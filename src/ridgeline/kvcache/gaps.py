@@ -36,11 +36,15 @@ PRIOR_CHANCE = 0.05
 """Of a wait to end in an age, before anything was seen. The same in every age: what has waited twice
 as long is wanted half as soon, so that a cold start evicts in the order of ages, as LRU does."""
 
-PRIOR_WAITS = 32.0
+_FIRST_AGE = 2.5
+"""The first age is longer than the second by this factor, and so is the chance to end in it."""
+
+PRIOR_WAITS = 64.0
 """So many waits must be at risk before what was seen weighs more than what was believed."""
 
-REMEMBERED_WAITS = 4096.0
-"""Beyond so many at risk all counts of a kind are halved: what a server saw last counts most."""
+REMEMBERED_WAITS = 512.0
+"""Beyond so many at risk all counts of a kind are halved: when people change, the prices follow. As few as
+leave the sampling error of a rate small beside the differences between kinds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,15 +83,20 @@ class _Counts:
             self.at_risk = [count / 2 for count in self.at_risk]
         ended, at_risk = _smooth(self.ended), _smooth(self.at_risk)
         for age in range(AGES):
-            believed = self.believes.chances[age] if self.believes else self.prior_chance
+            if self.believes:
+                believed = self.believes.chances[age]
+            else:
+                believed = self.prior_chance * (1.0 if age else _FIRST_AGE)
             self.chances[age] = (ended[age] + PRIOR_WAITS * believed) / (at_risk[age] + PRIOR_WAITS)
         self.rates = best_rates(self.chances)
 
 
 def _smooth(counts: list[float]) -> list[float]:
-    """Each age with half of what its neighbours have: an hour's waits are few at a single age."""
-    padded = [0.0, *counts, 0.0]
-    return [own + (padded[age] + padded[age + 2]) / 2 for age, own in enumerate(counts)]
+    """Each age with its neighbours, those two away by half: an hour's waits are few at a single age."""
+    far = [0.0, 0.0, *counts, 0.0, 0.0]
+    return [
+        own + far[age + 1] + far[age + 3] + (far[age] + far[age + 4]) / 2 for age, own in enumerate(counts)
+    ]
 
 
 def best_rates(chances: list[float]) -> list[float]:

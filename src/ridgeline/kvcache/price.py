@@ -18,12 +18,14 @@ by the price of that block; a run's price is made anew when its wait comes to an
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 
 from ridgeline.kvcache.eviction import IdleChain
 from ridgeline.kvcache.gaps import Gaps, Wait
-from ridgeline.kvcache.kinds import BELIEFS
+from ridgeline.kvcache.kinds import BELIEFS, new_kind
 from ridgeline.kvcache.lineage import Conversation, Lineage, Shared
+
+_FEW = 64
 
 _LEARN_EVERY = 32
 """Requests from one learning to the next."""
@@ -76,6 +78,7 @@ class Price:
         self._hanging: dict[Hashable, int] = {}
         self._blocked: dict[Hashable, _Run] = {}
         self._heap: list[tuple[float, int, _Run]] = []
+        self._compact_at = _FEW
         self._entries = 0
         self._requests = 0
 
@@ -99,11 +102,12 @@ class Price:
         end = len(chain.blocks)
         shared: Shared | None
         if isinstance(owner, Conversation):
-            end = self._file(owner.new, chain, owner.own, end, now)
+            for piece in reversed(owner.pieces):
+                end = self._file(piece, chain, piece.begin, end, now)
             shared = owner.shared
             end = self._file(owner.history, chain, shared.blocks if shared else 0, end, now)
         elif owner is None:
-            end = self._file(Wait(), chain, 0, end, now)
+            end = self._file(Wait(new_kind(1, 0)), chain, 0, end, now)
             shared = None
         else:
             shared = owner
@@ -224,6 +228,11 @@ class Price:
             return
         run.entry = self._next_entry()
         heappush(self._heap, (self._price(run), run.entry, run))
+        if len(self._heap) > self._compact_at:
+            # Amortised over the entries that were put in since the last time.
+            self._heap = [item for item in self._heap if item[1] == item[2].entry]
+            heapify(self._heap)
+            self._compact_at = 2 * len(self._heap) + _FEW
 
     def _next_entry(self) -> int:
         self._entries += 1

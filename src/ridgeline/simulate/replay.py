@@ -57,22 +57,37 @@ def replay(
     part: Part = Part(),
     on_progress: Callable[[int], None] = lambda requests: None,
 ) -> Replay:
+    """Put a trace through one cache, and tell of a part of it; see `replay_parts`."""
+    (result,) = replay_parts(trace, policy, room_tokens, recompute_seconds, (part,), on_progress)
+    return result
+
+
+def replay_parts(
+    trace: Sequence[TraceRequest],
+    policy: Policy,
+    room_tokens: int,
+    recompute_seconds: Seconds,
+    parts: Sequence[Part],
+    on_progress: Callable[[int], None] = lambda requests: None,
+) -> list[Replay]:
     """Put a trace through one cache.
 
     The last block of a prompt counts as a whole one, as it does in the trace's `hash_ids`.
 
     Args:
         trace: in order of time.
-        policy: of the cache; all of them see the whole trace.
+        policy: of the cache; it sees the whole trace.
         room_tokens: of the cache; at least one block.
         recompute_seconds: of a block by its position.
-        part: what is told of.
+        parts: what is told of.
         on_progress: is told how many more requests are done.
+
+    Raises:
+        ValueError: there is no room for a block.
     """
     blocks = room_tokens // BLOCK_TOKENS
     if blocks < 1:
         raise ValueError(f"a room of {room_tokens} tokens has no block of {BLOCK_TOKENS}")
-    inside = part.of(trace)
     if policy == "optimal":
         hits = belady([request.hash_ids for request in trace], blocks)
         on_progress(len(trace))
@@ -81,10 +96,14 @@ def replay(
     until = [0.0]
     for position in range(max(hits, default=0)):
         until.append(until[-1] + recompute_seconds(position))
-    asked = sum(len(trace[i].hash_ids) for i in inside)
-    found = sum(hits[i] for i in inside)
-    saved = sum(until[hits[i]] for i in inside)
-    return Replay(policy, room_tokens, found / asked if asked else 0.0, saved)
+    results = []
+    for part in parts:
+        inside = part.of(trace)
+        asked = sum(len(trace[i].hash_ids) for i in inside)
+        found = sum(hits[i] for i in inside)
+        saved = sum(until[hits[i]] for i in inside)
+        results.append(Replay(policy, room_tokens, found / asked if asked else 0.0, saved))
+    return results
 
 
 def _policy(name: Policy, recompute_seconds: Seconds) -> EvictionPolicy:
