@@ -16,7 +16,7 @@ from ridgeline.kernels.cuda.rotary import rotary_table, rotate_and_store
 from ridgeline.kernels.cuda.units import Units, decode_capacity, decode_units, prefill_units
 from ridgeline.kernels.interface import AttentionSpec, Batch, Chunk, HeadNorms, Integers, Linear
 
-_CHUNK_PART_TOKENS = 256
+_CHUNK_PART_TOKENS = 1024
 """Contexts of chunks are cut at multiples of this: a shorter part would not pay for its merging."""
 
 
@@ -55,7 +55,8 @@ class CudaAttention:
         self._rotary = rotary_table(spec.inverse_frequencies, spec.max_positions, device)
         windows = [spec.window(layer) for layer in range(kv.layers)]
         self._widest = None if None in windows else max(w for w in windows if w is not None)
-        self._align = context_align(spec)
+        self._align = context_align(spec, singles=True)
+        self._chunk_align = math.lcm(context_align(spec, singles=False), _CHUNK_PART_TOKENS)
         self.chunk_queries = chunk_queries(spec, limits.shared_memory_bytes)
         """Queries in a tile of a chunk."""
         self._partials = Partials(spec, decode_capacity(max_tiles, kv.kv_heads, limits.processors), device)
@@ -77,7 +78,7 @@ class CudaAttention:
         return prefill_units(
             chunks,
             tile_queries=self.chunk_queries,
-            align=math.lcm(self._align, _CHUNK_PART_TOKENS),
+            align=self._chunk_align,
             kv_heads=self._spec.kv.kv_heads,
             processors=self._limits.processors,
             window=self._widest,
