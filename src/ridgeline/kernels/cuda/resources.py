@@ -32,7 +32,7 @@ from triton.runtime.jit import JITFunction
 
 from ridgeline.kernels.cuda.launch import OVERLAP, OVERLAP_CAPABILITY
 
-MODULES = ("norm", "activation", "rotary", "attention", "sampling")
+MODULES = ("norm", "activation", "linear", "rotary", "attention", "sampling")
 """Modules beside this one that launch kernels; each yields its launches by `variants()`."""
 
 CAPABILITIES = (80, 90)
