@@ -13,13 +13,13 @@ from ridgeline.kernels.cuda.kernels import CudaKernels
 from ridgeline.kernels.interface import AttentionSpec, Batch, HeadNorms, KVShape
 from ridgeline.kernels.reference import ReferenceAttention, ReferenceKernels
 
-_ROWS = (1, 33)
+_ROWS = (1, 17, 33)
 _EPS = 1e-5
 _PLAIN = ReferenceKernels()
 
 
 def check_kernels(bench: Bench, name: str) -> None:
-    """Norms, activation and attention in every dtype, then drawing."""
+    """Norms, products and attention in every dtype, then drawing."""
     for salt, (dtype, limit) in enumerate(ERROR_LIMITS.items()):
         if not bench.has_time(10.0, f"kernels in {dtype}"):
             continue
@@ -54,12 +54,14 @@ def _rows(
 ) -> dict[str, float]:
     """What is computed row by row; the largest error of each over all numbers of rows."""
     place, (hidden, ffn) = bench.place.torch_device, bench.scale.hidden
-    errors: dict[str, list[float]] = {"norm": [], "sum and norm": [], "activation": []}
+    errors: dict[str, list[float]] = {"norm": [], "sum and norm": [], "product": [], "gated product": []}
+    matrix, wide_matrix = _random((ffn // 4, hidden), dtype, generator, spread=hidden**-0.5)
+    bias, wide_bias = _random((ffn // 4,), dtype, generator)
+    operands = matrix.to(place), bias.to(place)
     for rows in _ROWS:
         x, wide = _random((rows, hidden), dtype, generator)
         weight, wide_weight = _random((hidden,), dtype, generator)
         residual, wide_residual = _random((rows, hidden), dtype, generator)
-        both, wide_both = _random((rows, 2 * ffn), dtype, generator)
         gain = weight.to(place)
         got = kernels.rms_norm(x.to(place), gain, _EPS)
         errors["norm"].append(relative_error(got, _PLAIN.rms_norm(wide, wide_weight, _EPS)))
@@ -67,8 +69,13 @@ def _rows(
         got = kernels.add_rms_norm(summed, x.to(place), gain, _EPS)
         wanted = _PLAIN.add_rms_norm(wide_residual, wide, wide_weight, _EPS)
         errors["sum and norm"] += [relative_error(got, wanted), relative_error(summed, wide_residual)]
-        got = kernels.silu_mul(both.to(place))
-        errors["activation"].append(relative_error(got, _PLAIN.silu_mul(wide_both)))
+        tokens, wide_tokens = _random((rows, hidden), dtype, generator)
+        got = kernels.linear(*operands)(tokens.to(place))
+        wanted = _PLAIN.linear(wide_matrix, wide_bias)(wide_tokens)
+        errors["product"].append(relative_error(got, wanted))
+        got = kernels.gated_linear(*operands)(tokens.to(place))
+        wanted = _PLAIN.gated_linear(wide_matrix, wide_bias)(wide_tokens)
+        errors["gated product"].append(relative_error(got, wanted))
     return {check: worst(found) for check, found in errors.items()}
 
 

@@ -40,7 +40,7 @@ class Scale:
         long_contexts: positions its single tokens attend to.
         long_chunk: start and tokens of its chunk.
         window: of its layer with a window.
-        hidden: rows of the norms compared alone; a second one is the activation's.
+        hidden: rows of the norms compared alone; a second one is an MLP's.
         vocab: of the draws compared alone.
         draws: rows of them.
         copy_bytes: size of the buffer that is copied.

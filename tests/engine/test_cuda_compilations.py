@@ -133,6 +133,7 @@ def test_no_step_compiles_a_kernel_after_warming_up() -> None:
         "rotate_and_store_kernel",
         "attend_units_kernel",
         "merge_units_kernel",
+        "few_rows_kernel",
         "silu_mul_kernel",
         "draw_kernel",
         "penalise_kernel",

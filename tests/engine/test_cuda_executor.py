@@ -266,6 +266,7 @@ def test_warming_up_launches_all_that_requests_may(files: ModelFiles) -> None:
     with (
         mock.patch.object(kernels_module, "attend", wraps=kernels_module.attend) as attend,
         mock.patch.object(forward_module, "penalise", wraps=forward_module.penalise) as penalise,
+        mock.patch.object(kernels_module, "_CHUNK_PART_TOKENS", 256),
     ):
         make_executor(files, LazyDevice(), max_batch_tokens=400).warm_up()
     works = [work for call in attend.call_args_list for work in call.args[2].works]

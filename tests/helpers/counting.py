@@ -35,6 +35,9 @@ class CountingKernels:
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         return self._counted(self._inner.linear(weight, bias), weight, bias)
 
+    def gated_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        return self._counted(self._inner.gated_linear(weight, bias), weight, bias)
+
     def head(self, weight: torch.Tensor) -> Linear:
         return self._counted(self._inner.head(weight), weight, None)
 
@@ -57,9 +60,6 @@ class CountingKernels:
     ) -> torch.Tensor:
         self.count.bytes += size_of(weight)
         return self._inner.add_rms_norm(residual, x, weight, eps)
-
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        return self._inner.silu_mul(gate_up)
 
     def embedding(self, token_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """Stands in for `F.embedding`, which is no kernel."""

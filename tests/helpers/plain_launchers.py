@@ -6,11 +6,13 @@ in exactly one tile, and that the units of a tile cover its context once.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 
 from ridgeline.engine.executors.cuda import executor, forward
 from ridgeline.kernels.cuda import kernels
@@ -158,7 +160,12 @@ def plain_launchers() -> Iterator[None]:
         executor: ["fill_counts", "count_drawn"],
     }
     with mock.patch.multiple(
-        kernels, rms_norm=plain.rms_norm, add_rms_norm=plain.add_rms_norm, silu_mul=plain.silu_mul
+        kernels,
+        rms_norm=plain.rms_norm,
+        add_rms_norm=plain.add_rms_norm,
+        linear=lambda weight, bias, _: partial(F.linear, weight=weight, bias=bias),
+        gated_linear=lambda weight, bias, _: plain.gated_linear(weight, bias),
+        head=lambda weight, _: plain.head(weight),
     ):
         patches = [
             mock.patch.object(module, name, getattr(here, name))

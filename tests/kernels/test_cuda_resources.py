@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ridgeline.kernels.cuda import activation, norm, resources, rotary
+from ridgeline.kernels.cuda import activation, linear, norm, resources, rotary
 from ridgeline.kernels.cuda.plan import DevicePlan
 from ridgeline.kernels.cuda.resources import (
     CAPABILITIES,
@@ -235,6 +235,10 @@ def launch_rotation(heads: int, kv_heads: int, head_dim: int) -> None:
     rotary.rotate_and_store(qkv, None, 1e-5, torch.zeros(8, head_dim), plan, pool, heads)
 
 
+def launch_product(weight: torch.Tensor, *, gated: bool) -> None:
+    linear.FewRows(weight, None, gated=gated)(weight.new_zeros(2, weight.shape[1]))
+
+
 LAUNCHES: dict[str, tuple[ModuleType, str, Callable[[], object]]] = {
     "rms_norm fp32 hidden=576": (
         norm,
@@ -250,6 +254,16 @@ LAUNCHES: dict[str, tuple[ModuleType, str, Callable[[], object]]] = {
         activation,
         "_silu_mul_kernel",
         lambda: activation.silu_mul(torch.zeros(3, 2 * 4864)),
+    ),
+    "product bf16 tile=16x32x256x6": (
+        linear,
+        "_few_rows_kernel",
+        lambda: launch_product(torch.zeros(4096, 512, dtype=torch.bfloat16), gated=False),
+    ),
+    "product bf16 gated ragged tile=16x32x128x5": (
+        linear,
+        "_few_rows_kernel",
+        lambda: launch_product(torch.zeros(64, 160, dtype=torch.bfloat16), gated=True),
     ),
     "rotate_and_store fp32 heads=9/3 head_dim=64": (
         rotary,

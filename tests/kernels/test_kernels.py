@@ -68,9 +68,14 @@ def test_plain_rope_turns_halves_by_the_angle() -> None:
     close(rope(x, positions, frequencies), torch.cat((pairs.real, pairs.imag), -1))
 
 
-def test_silu_mul(cpu: CpuKernels, dtype: torch.dtype) -> None:
-    gate_up = torch.randn(6, 32).to(dtype) * 3
-    close(cpu.silu_mul(gate_up), ReferenceKernels().silu_mul(gate_up))
+@pytest.mark.parametrize("biased", [False, True])
+def test_gated_linear(cpu: CpuKernels, dtype: torch.dtype, biased: bool) -> None:
+    x, weight = torch.randn(6, 24).to(dtype), torch.randn(32, 24).to(dtype) * 0.4
+    bias = torch.randn(32).to(dtype) if biased else None
+    wanted = ReferenceKernels().gated_linear(weight, bias)(x)
+    with torch.inference_mode():
+        got = cpu.gated_linear(weight.clone(), bias)(x)
+    close(got, wanted)
 
 
 @pytest.mark.parametrize("normed", [False, True])

@@ -73,10 +73,15 @@ class CpuKernels:
         residual += x
         return F.rms_norm(residual, weight.shape, weight, eps)
 
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """See `Kernels.silu_mul`."""
-        gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate).mul_(up)
+    def gated_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """See `Kernels.gated_linear`."""
+        product = self.linear(weight, bias)
+
+        def gated(x: torch.Tensor) -> torch.Tensor:
+            gate, up = product(x).chunk(2, -1)
+            return F.silu(gate).mul_(up)
+
+        return gated
 
     def paged_attention(self, spec: AttentionSpec) -> CpuAttention:
         """See `Kernels.paged_attention`."""

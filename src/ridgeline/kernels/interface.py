@@ -174,6 +174,13 @@ class Kernels(Protocol):
         """Prepare a product; `weight` is [outputs, inputs] and may be given up by the caller."""
         ...
 
+    def gated_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """Prepare a product with its activation, `silu(gate) * up`: [tokens, hidden] to [tokens, ffn].
+
+        The rows of `weight`, [2 * ffn, hidden], are those of gate, then those of up.
+        """
+        ...
+
     def head(self, weight: torch.Tensor) -> Linear:
         """Prepare the last product, whose outputs are float32 whatever goes in."""
         ...
@@ -186,10 +193,6 @@ class Kernels(Protocol):
         self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> torch.Tensor:
         """Add `x` to `residual` in place and return the norm of the sum; all [tokens, hidden]."""
-        ...
-
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """`silu(gate) * up` of [tokens, 2 * ffn], gate before up: [tokens, ffn]."""
         ...
 
     def paged_attention(self, spec: AttentionSpec) -> PagedAttention:

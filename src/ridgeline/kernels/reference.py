@@ -108,8 +108,13 @@ class ReferenceKernels:
         residual += x
         return rms_norm(residual, weight, eps)
 
+    def gated_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """See `Kernels.gated_linear`."""
+        product = self.linear(weight, bias)
+        return lambda x: self.silu_mul(product(x))
+
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """See `Kernels.silu_mul`."""
+        """`silu(gate) * up` of [tokens, 2 * ffn], gate before up: [tokens, ffn]."""
         gate, up = gate_up.float().chunk(2, -1)
         return (gate * torch.sigmoid(gate) * up).to(gate_up.dtype)
 

@@ -67,8 +67,7 @@ class Transformer:
         for index, (layer, next_norm) in enumerate(zip(weights.layers, next_norms, strict=True)):
             attended = self.attention.attend(index, layer.qkv(normed), layer.head_norms, plan)
             normed = kernels.add_rms_norm(residual, layer.output(attended), layer.post_attention_norm, eps)
-            inner = kernels.silu_mul(layer.gate_up(normed))
-            normed = kernels.add_rms_norm(residual, layer.down(inner), next_norm, eps)
+            normed = kernels.add_rms_norm(residual, layer.down(layer.gate_up(normed)), next_norm, eps)
         return normed
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

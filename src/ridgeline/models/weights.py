@@ -27,7 +27,7 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer block. `head_norms` is None where a model has none."""
+    """One transformer block. `head_norms` is None where a model has none; `gate_up` is activated."""
 
     input_norm: torch.Tensor
     qkv: Linear
@@ -117,10 +117,14 @@ class _Assembly:
             self.partial[fused] = _Fused(parts, self.shapes, self.dtype, self.device)
         if self.partial[fused].put(name, tensor, self.staging):
             done = self.partial.pop(fused)
-            is_head = fused == "lm_head"
-            self.linears[fused] = (
-                self.kernels.head(done.weight) if is_head else self.kernels.linear(done.weight, done.bias)
-            )
+            self.linears[fused] = self._prepare(fused, done)
+
+    def _prepare(self, fused: str, done: _Fused) -> Linear:
+        if fused == "lm_head":
+            return self.kernels.head(done.weight)
+        if fused.endswith("mlp.gate_up"):
+            return self.kernels.gated_linear(done.weight, done.bias)
+        return self.kernels.linear(done.weight, done.bias)
 
     def finish(self) -> PreparedWeights:
         self.staging.finish()

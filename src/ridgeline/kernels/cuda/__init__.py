@@ -1,1 +1,1 @@
-"""The operations on NVIDIA GPUs: products by cuBLAS, all else by Triton."""
+"""The operations on NVIDIA GPUs: products of many tokens by cuBLAS, all else by Triton."""

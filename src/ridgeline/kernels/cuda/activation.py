@@ -1,13 +1,14 @@
 """The gated activation between the products of an MLP, element by element."""
 
+import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from ridgeline.kernels.cuda.launch import Launch, let_next_start, wait_for_earlier
 from ridgeline.kernels.cuda.resources import MODEL_SHAPES, TRITON_DTYPES, Variant
 
 _BLOCK = 1024
@@ -16,7 +17,12 @@ _WARPS = 4
 
 
 @triton.jit
-def _silu_mul_kernel(gate_up, product, FFN: tl.constexpr, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
+def _silu_mul_kernel(
+    gate_up, product,
+    FFN: tl.constexpr, CHUNKS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
+):  # fmt: skip
+    let_next_start(OVERLAP)
+    wait_for_earlier(OVERLAP)
     program = tl.program_id(0)
     token = (program // CHUNKS).to(tl.int64)
     columns = (program % CHUNKS) * BLOCK + tl.arange(0, BLOCK)
@@ -27,12 +33,13 @@ def _silu_mul_kernel(gate_up, product, FFN: tl.constexpr, CHUNKS: tl.constexpr, 
     tl.store(product + token * FFN + columns, activated.to(product.dtype.element_ty), mask=inside)
 
 
-def _constants(ffn: int) -> dict[str, Any]:
-    return {"FFN": ffn, "CHUNKS": triton.cdiv(ffn, _BLOCK), "BLOCK": _BLOCK}
+@functools.cache
+def _launch_of(ffn: int) -> Launch:
+    return Launch({"FFN": ffn, "CHUNKS": triton.cdiv(ffn, _BLOCK), "BLOCK": _BLOCK}, _WARPS, 1)
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """See `Kernels.silu_mul`: [tokens, 2 * ffn], contiguous, to [tokens, ffn].
+    """`silu(gate) * up` of [tokens, 2 * ffn], contiguous, gate before up: [tokens, ffn].
 
     Raises:
         ValueError: the tensor is not contiguous.
@@ -41,10 +48,9 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
         raise ValueError("silu_mul was asked for of a tensor that is not contiguous.")
     tokens, ffn = len(gate_up), gate_up.shape[-1] // 2
     product = gate_up.new_empty((tokens, ffn))
-    constants = _constants(ffn)
+    launch = _launch_of(ffn)
     # One axis, since the others of a grid end at 65,535.
-    grid = (tokens * constants["CHUNKS"],)
-    _silu_mul_kernel[grid](gate_up, product, **constants, num_warps=_WARPS, num_stages=1)
+    launch(_silu_mul_kernel, (tokens * launch.constants["CHUNKS"],), gate_up, product)
     return product
 
 
@@ -53,7 +59,7 @@ def variants() -> Iterator[Variant]:
     core = {shape.ffn for shape in MODEL_SHAPES if shape.core}
     sizes = sorted({shape.ffn for shape in MODEL_SHAPES})
     for kind, ffn in itertools.product(TRITON_DTYPES.values(), sizes):
-        constants = _constants(ffn)
+        constants = _launch_of(ffn).constants
         signature = {"gate_up": f"*{kind}", "product": f"*{kind}", **dict.fromkeys(constants, "constexpr")}
         name = f"silu_mul {kind} ffn={ffn}"
         yield Variant(name, _silu_mul_kernel, signature, constants, _WARPS, 1, kind == "bf16" and ffn in core)

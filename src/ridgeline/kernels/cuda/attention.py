@@ -1,13 +1,15 @@
 """Launches of paged attention over a step's plan, and all the ways they are compiled."""
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from ridgeline.kernels.cuda.attention_kernels import attend_units_kernel, merge_units_kernel
+from ridgeline.kernels.cuda.launch import Launch
 from ridgeline.kernels.cuda.plan import TILE_FIELDS, UNIT_FIELDS, DevicePlan, Work
 from ridgeline.kernels.cuda.resources import (
     CAPABILITIES,
@@ -20,6 +22,7 @@ from ridgeline.kernels.cuda.resources import (
 )
 from ridgeline.kernels.cuda.tiles import (
     TileShape,
+    is_hopper,
     merge_parts,
     most_columns,
     padded_dim,
@@ -84,12 +87,14 @@ def chunk_queries(spec: AttentionSpec, shared_memory_bytes: int) -> int:
     return shape.rows // (spec.heads // spec.kv.kv_heads)
 
 
-def context_align(spec: AttentionSpec) -> int:
+def context_align(spec: AttentionSpec, *, singles: bool) -> int:
     """Parts of contexts had best be multiples of so many positions: no GPU computes more at once."""
-    return math.lcm(spec.kv.block_size_tokens, most_columns(spec.kv.head_dim, spec.kv.dtype))
+    columns = most_columns(spec.kv.head_dim, spec.kv.dtype, singles=singles)
+    return math.lcm(spec.kv.block_size_tokens, columns)
 
 
-def _unit_constants(
+@functools.cache
+def _units_launch(
     group: int,
     kv_heads: int,
     head_dim: int,
@@ -97,8 +102,8 @@ def _unit_constants(
     window: int | None,
     queries: int,
     shape: TileShape,
-) -> dict[str, Any]:
-    return {
+) -> Launch:
+    constants = {
         "GROUP": group,
         "KV_HEADS": kv_heads,
         "HEAD_DIM": head_dim,
@@ -110,10 +115,12 @@ def _unit_constants(
         "COLUMNS": shape.columns,
         "UNIT_WIDTH": len(UNIT_FIELDS),
     }
+    return Launch(constants, shape.num_warps, shape.num_stages)
 
 
-def _merge_constants(group: int, kv_heads: int, head_dim: int, queries: int) -> dict[str, Any]:
-    return {
+@functools.cache
+def _merge_launch(group: int, kv_heads: int, head_dim: int, queries: int) -> Launch:
+    constants = {
         "GROUP": group,
         "KV_HEADS": kv_heads,
         "HEAD_DIM": head_dim,
@@ -122,6 +129,7 @@ def _merge_constants(group: int, kv_heads: int, head_dim: int, queries: int) -> 
         "PARTS": merge_parts(head_dim),
         "TILE_WIDTH": len(TILE_FIELDS),
     }
+    return Launch(constants, _MERGE_WARPS, 1)
 
 
 def attend(
@@ -168,14 +176,23 @@ def _attend_work(
     _, _, kv_heads, block_size, head_dim = pool_layer.shape
     group = output.shape[1] // head_dim // kv_heads
     queries, (units, _), (tiles, _) = work.tile_queries, work.units.shape, work.tiles.shape
-    shape = tile_shape(head_dim, qkv.dtype, shared_bytes_of(qkv.device), singles=queries == 1)
+    shape = tile_shape(
+        head_dim,
+        qkv.dtype,
+        shared_bytes_of(qkv.device),
+        singles=queries == 1,
+        hopper=window is None and is_hopper(qkv.device),
+    )
     if queries * group > shape.rows:
         raise ValueError(
             f"A tile has {queries} queries of {group} heads; there is room for {shape.rows} rows."
         )
     rows = kv_heads * queries * group
     buffers = partials.buffers(units * rows if work.merges else 0)
-    attend_units_kernel[(kv_heads, units)](
+    launch = _units_launch(group, kv_heads, head_dim, block_size, window, queries, shape)
+    launch(
+        attend_units_kernel,
+        (kv_heads, units),
         qkv,
         pool_layer,
         tables,
@@ -185,35 +202,39 @@ def _attend_work(
         tables.stride(0),
         pool_layer.stride(0),
         head_dim**-0.5 * math.log2(math.e),
-        **_unit_constants(group, kv_heads, head_dim, block_size, window, queries, shape),
-        num_warps=shape.num_warps,
-        num_stages=shape.num_stages,
     )
     if work.merges:
-        merge_units_kernel[(tiles, rows)](
-            work.tiles,
-            *buffers,
-            output,
-            **_merge_constants(group, kv_heads, head_dim, queries),
-            num_warps=_MERGE_WARPS,
-            num_stages=1,
-        )
+        launch = _merge_launch(group, kv_heads, head_dim, queries)
+        launch(merge_units_kernel, (tiles, rows), work.tiles, *buffers, output)
 
 
 def variants() -> Iterator[Variant]:
     """Every way in which the models' attention is launched; windows where heads are of a core model."""
     for model, dtype, singles in itertools.product(MODEL_SHAPES, TRITON_DTYPES, (True, False)):
-        by_shape: dict[TileShape, tuple[int, ...]] = {}
-        for capability in CAPABILITIES + FURTHER_CAPABILITIES:
-            shape = tile_shape(model.head_dim, dtype, SHARED_BYTES[capability], singles=singles)
-            by_shape[shape] = (*by_shape.get(shape, ()), capability)
-        for shape, capabilities in by_shape.items():
-            for window in (None, _WINDOW) if model.core or model.head_dim > 128 else (None,):
+        group = model.heads // model.kv_heads
+        for window in (None, _WINDOW) if model.core or model.head_dim > 128 else (None,):
+            by_shape = _by_shape(model, dtype, singles, window)
+            for shape, capabilities in by_shape.items():
                 yield _units_variant(model, dtype, shape, window, capabilities, singles)
-        for queries in {
-            1 if singles else shape.rows // (model.heads // model.kv_heads) for shape in by_shape
-        }:
+        for queries in {1 if singles else shape.rows // group for shape in by_shape}:
             yield _merge_variant(model, dtype, queries)
+
+
+def _by_shape(
+    model: ModelShape, dtype: torch.dtype, singles: bool, window: int | None
+) -> dict[TileShape, tuple[int, ...]]:
+    """The shapes there are, and the capabilities that each is for."""
+    found: dict[TileShape, tuple[int, ...]] = {}
+    for capability in CAPABILITIES + FURTHER_CAPABILITIES:
+        shape = tile_shape(
+            model.head_dim,
+            dtype,
+            SHARED_BYTES[capability],
+            singles=singles,
+            hopper=window is None and capability == 90,
+        )
+        found[shape] = (*found.get(shape, ()), capability)
+    return found
 
 
 def _units_variant(
@@ -226,9 +247,8 @@ def _units_variant(
 ) -> Variant:
     kind, group = TRITON_DTYPES[dtype], model.heads // model.kv_heads
     queries = 1 if singles else shape.rows // group
-    constants = _unit_constants(
-        group, model.kv_heads, model.head_dim, _BLOCK_SIZE_TOKENS, window, queries, shape
-    )
+    launch = _units_launch(group, model.kv_heads, model.head_dim, _BLOCK_SIZE_TOKENS, window, queries, shape)
+    constants = launch.constants
     signature = {
         "qkv": f"*{kind}",
         "pool": f"*{kind}",
@@ -262,7 +282,8 @@ def _units_variant(
 
 def _merge_variant(model: ModelShape, dtype: torch.dtype, queries: int) -> Variant:
     kind = TRITON_DTYPES[dtype]
-    constants = _merge_constants(model.heads // model.kv_heads, model.kv_heads, model.head_dim, queries)
+    launch = _merge_launch(model.heads // model.kv_heads, model.kv_heads, model.head_dim, queries)
+    constants = launch.constants
     signature = {
         "tiles": "*i32",
         "accumulators": "*fp32",

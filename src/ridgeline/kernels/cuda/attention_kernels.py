@@ -16,6 +16,8 @@ rest of the last block, which may hold what is not a number.
 import triton
 import triton.language as tl
 
+from ridgeline.kernels.cuda.launch import let_next_start, wait_for_earlier
+
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
@@ -87,6 +89,7 @@ def attend_units_kernel(
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, WINDOW: tl.constexpr,
     TILE_QUERIES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT_WIDTH: tl.constexpr,
+    OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (kv_heads, units): heads vary fastest, so that the longest units start first.
 
@@ -94,6 +97,7 @@ def attend_units_kernel(
     `block_stride` between blocks of `pool`, both in elements; `scale` is that of the scores times
     log2(e).
     """
+    let_next_start(OVERLAP)
     kv_head = tl.program_id(0)
     unit = tl.program_id(1)
     fields = units + unit * UNIT_WIDTH
@@ -104,6 +108,7 @@ def attend_units_kernel(
     start = tl.load(fields + 4)
     end = tl.load(fields + 5)
     split = tl.load(fields + 6)
+    wait_for_earlier(OVERLAP)
     if queries == 0:
         return
 
@@ -168,11 +173,13 @@ def merge_units_kernel(
     tiles, accumulators, maxima, totals, output,
     GROUP: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr,
     TILE_QUERIES: tl.constexpr, PARTS: tl.constexpr, TILE_WIDTH: tl.constexpr,
+    OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (tiles, kv_heads * TILE_QUERIES * GROUP): a program is one head of one query.
 
     So few long contexts have enough programs here too; those without anything to merge end at once.
     """
+    let_next_start(OVERLAP)
     TILE_ROWS: tl.constexpr = TILE_QUERIES * GROUP
     fields = tiles + tl.program_id(0) * TILE_WIDTH
     first_token = tl.load(fields)
@@ -181,6 +188,7 @@ def merge_units_kernel(
     parts = tl.load(fields + 3)
     kv_head = tl.program_id(1) // TILE_ROWS
     row = tl.program_id(1) % TILE_ROWS
+    wait_for_earlier(OVERLAP)
     if (parts <= 1) | (row >= queries * GROUP):
         return
 

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from ridgeline.kernels.cuda.activation import silu_mul
 from ridgeline.kernels.cuda.attention import Partials, attend, chunk_queries, context_align
+from ridgeline.kernels.cuda.linear import gated_linear, head, linear
 from ridgeline.kernels.cuda.norm import add_rms_norm, rms_norm
 from ridgeline.kernels.cuda.plan import DevicePlan, Work
 from ridgeline.kernels.cuda.rotary import rotary_table, rotate_and_store
 from ridgeline.kernels.cuda.units import Units, decode_capacity, decode_units, prefill_units
 from ridgeline.kernels.interface import AttentionSpec, Batch, Chunk, HeadNorms, Integers, Linear
 
-_CHUNK_PART_TOKENS = 256
+_CHUNK_PART_TOKENS = 1024
 """Contexts of chunks are cut at multiples of this: a shorter part would not pay for its merging."""
 
 
@@ -55,7 +54,8 @@ class CudaAttention:
         self._rotary = rotary_table(spec.inverse_frequencies, spec.max_positions, device)
         windows = [spec.window(layer) for layer in range(kv.layers)]
         self._widest = None if None in windows else max(w for w in windows if w is not None)
-        self._align = context_align(spec)
+        self._align = context_align(spec, singles=True)
+        self._chunk_align = math.lcm(context_align(spec, singles=False), _CHUNK_PART_TOKENS)
         self.chunk_queries = chunk_queries(spec, limits.shared_memory_bytes)
         """Queries in a tile of a chunk."""
         self._partials = Partials(spec, decode_capacity(max_tiles, kv.kv_heads, limits.processors), device)
@@ -77,7 +77,7 @@ class CudaAttention:
         return prefill_units(
             chunks,
             tile_queries=self.chunk_queries,
-            align=math.lcm(self._align, _CHUNK_PART_TOKENS),
+            align=self._chunk_align,
             kv_heads=self._spec.kv.kv_heads,
             processors=self._limits.processors,
             window=self._widest,
@@ -150,16 +150,15 @@ class CudaKernels:
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """See `Kernels.linear`."""
-        return lambda x: F.linear(x, weight, bias)
+        return linear(weight, bias, self._limits.shared_memory_bytes)
+
+    def gated_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """See `Kernels.gated_linear`."""
+        return gated_linear(weight, bias, self._limits.shared_memory_bytes)
 
     def head(self, weight: torch.Tensor) -> Linear:
-        """See `Kernels.head`: the product's float32 sums are not rounded on the way out."""
-        transposed = weight.t()
-        if weight.dtype == torch.float32:
-            return lambda x: x @ transposed
-        if weight.is_cuda:
-            return lambda x: torch.mm(x, transposed, out_dtype=torch.float32)
-        return lambda x: x.float() @ transposed.float()
+        """See `Kernels.head`."""
+        return head(weight, self._limits.shared_memory_bytes)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `Kernels.rms_norm`."""
@@ -170,10 +169,6 @@ class CudaKernels:
     ) -> torch.Tensor:
         """See `Kernels.add_rms_norm`."""
         return add_rms_norm(residual, x, weight, eps)
-
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """See `Kernels.silu_mul`."""
-        return silu_mul(gate_up)
 
     def paged_attention(self, spec: AttentionSpec) -> CudaAttention:
         """See `Kernels.paged_attention`."""

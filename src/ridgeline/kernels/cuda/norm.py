@@ -1,5 +1,6 @@
 """RMS norms: a program holds a whole row in registers, so every element is read and written once."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ridgeline.kernels.cuda.launch import Launch, let_next_start, wait_for_earlier
 from ridgeline.kernels.cuda.resources import MODEL_SHAPES, TRITON_DTYPES, Variant
 
 MAX_HIDDEN = 16_384
@@ -19,12 +21,16 @@ _ELEMENTS_PER_THREAD = 16
 
 @triton.jit
 def _rms_norm_kernel(
-    x, residual, weight, normed, eps, HIDDEN: tl.constexpr, BLOCK: tl.constexpr
+    x, residual, weight, normed, eps,
+    HIDDEN: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * HIDDEN
     columns = tl.arange(0, BLOCK)
     inside = columns < HIDDEN
     gain = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    wait_for_earlier(OVERLAP)
+    # Not before: the products after a norm would settle unevenly beside those that still compute.
+    let_next_start(OVERLAP)
     wide = tl.load(x + row + columns, mask=inside, other=0.0).to(tl.float32)
     if residual is not None:
         wide += tl.load(residual + row + columns, mask=inside, other=0.0).to(tl.float32)
@@ -36,11 +42,11 @@ def _rms_norm_kernel(
     tl.store(normed + row + columns, (wide * scale * gain).to(normed.dtype.element_ty), mask=inside)
 
 
-def _constants(hidden: int) -> tuple[dict[str, Any], int]:
-    """Constants of the kernel, and how many warps it wants."""
+@functools.cache
+def _launch_of(hidden: int) -> Launch:
     block = triton.next_power_of_2(hidden)
     warps = min(max(block // (32 * _ELEMENTS_PER_THREAD), 1), 16)
-    return {"HIDDEN": hidden, "BLOCK": block}, warps
+    return Launch({"HIDDEN": hidden, "BLOCK": block}, warps, 1)
 
 
 def _launch(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -50,10 +56,7 @@ def _launch(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor
     if not (x.is_contiguous() and (residual is None or residual.is_contiguous())):
         raise ValueError("A norm was asked for of a tensor that is not contiguous.")
     normed = x.new_empty(x.shape)
-    constants, warps = _constants(hidden)
-    _rms_norm_kernel[(x.numel() // hidden,)](
-        x, residual, weight, normed, eps, **constants, num_warps=warps, num_stages=1
-    )
+    _launch_of(hidden)(_rms_norm_kernel, (x.numel() // hidden,), x, residual, weight, normed, eps)
     return normed
 
 
@@ -80,7 +83,7 @@ def variants() -> Iterator[Variant]:
     core = {shape.hidden for shape in MODEL_SHAPES if shape.core}
     sizes = sorted({shape.hidden for shape in MODEL_SHAPES})
     for kind, hidden, added in itertools.product(TRITON_DTYPES.values(), sizes, (False, True)):
-        constants, warps = _constants(hidden)
+        launch = _launch_of(hidden)
         pointer = f"*{kind}"
         signature = {
             "x": pointer,
@@ -88,10 +91,16 @@ def variants() -> Iterator[Variant]:
             "weight": pointer,
             "normed": pointer,
             "eps": "fp32",
-            **dict.fromkeys(constants, "constexpr"),
+            **dict.fromkeys(launch.constants, "constexpr"),
         }
         name = f"{'add_' if added else ''}rms_norm {kind} hidden={hidden}"
         absent: dict[str, Any] = {} if added else {"residual": None}
         yield Variant(
-            name, _rms_norm_kernel, signature, constants | absent, warps, 1, kind == "bf16" and hidden in core
+            name,
+            _rms_norm_kernel,
+            signature,
+            launch.constants | absent,
+            launch.num_warps,
+            launch.num_stages,
+            kind == "bf16" and hidden in core,
         )

@@ -30,7 +30,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-MODULES = ("norm", "activation", "rotary", "attention", "sampling")
+from ridgeline.kernels.cuda.launch import OVERLAP, OVERLAP_CAPABILITY
+
+MODULES = ("norm", "activation", "linear", "rotary", "attention", "sampling")
 """Modules beside this one that launch kernels; each yields its launches by `variants()`."""
 
 CAPABILITIES = (80, 90)
@@ -149,15 +151,17 @@ def _compile(variant: Variant, capability: int) -> Any:
     """
     if not isinstance(variant.kernel, JITFunction):
         raise RuntimeError(f"{variant.name} is no compilable kernel: unset TRITON_INTERPRET and start anew.")
-    if list(variant.signature) != variant.kernel.arg_names:
-        raise ValueError(
-            f"{variant.name} has arguments {list(variant.signature)}, the kernel {variant.kernel.arg_names}."
-        )
-    types = {name: kind.removesuffix(":16") for name, kind in variant.signature.items()}
-    aligned = [kind.startswith("*") or kind.endswith(":16") for kind in variant.signature.values()]
+    names, signature, constants = variant.kernel.arg_names, variant.signature, variant.constexprs
+    if names[-1] == OVERLAP:
+        signature = signature | {OVERLAP: "constexpr"}
+        constants = constants | {OVERLAP: capability >= OVERLAP_CAPABILITY}
+    if list(signature) != names:
+        raise ValueError(f"{variant.name} has arguments {list(signature)}, the kernel {names}.")
+    types = {name: kind.removesuffix(":16") for name, kind in signature.items()}
+    aligned = [kind.startswith("*") or kind.endswith(":16") for kind in signature.values()]
     attributes = {(i,): [["tt.divisibility", 16]] for i in range(len(aligned)) if aligned[i]}
     return triton.compile(
-        ASTSource(variant.kernel, signature=types, constexprs=variant.constexprs, attrs=attributes),
+        ASTSource(variant.kernel, signature=types, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", capability, 32),
         options={
             "num_warps": variant.num_warps,

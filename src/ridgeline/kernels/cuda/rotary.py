@@ -1,12 +1,13 @@
 """All that happens to q, k and v between their product and attention, in one launch per layer."""
 
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from ridgeline.kernels.cuda.launch import Launch, let_next_start, wait_for_earlier
 from ridgeline.kernels.cuda.plan import DevicePlan
 from ridgeline.kernels.cuda.resources import MODEL_SHAPES, TRITON_DTYPES, Variant
 from ridgeline.kernels.interface import HeadNorms
@@ -25,7 +26,9 @@ def _rotate_and_store_kernel(
     qkv, pool, rotary, positions, slots, tables, table_stride, block_stride, query_gain, key_gain, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     GROUPS: tl.constexpr, GROUP: tl.constexpr, HALF_BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
+    let_next_start(OVERLAP)
     HALF: tl.constexpr = HEAD_DIM // 2
     TOTAL: tl.constexpr = HEADS + 2 * KV_HEADS
     program = tl.program_id(0)
@@ -36,12 +39,7 @@ def _rotate_and_store_kernel(
     is_query = head < HEADS
     is_value = head >= HEADS + KV_HEADS
 
-    # What does not depend on the position is loaded while that is still on its way. A negative
-    # position makes no branch: it leaves no heads to store.
-    source = qkv + token * (TOTAL * HEAD_DIM) + head[:, None] * HEAD_DIM + column[None, :]
-    exists = (head < TOTAL)[:, None] & inside[None, :]
-    raw_first = tl.load(source, mask=exists, other=0.0)
-    raw_second = tl.load(source + HALF, mask=exists, other=0.0)
+    # A negative position makes no branch: it leaves no heads to store.
     position = tl.load(positions + token)
     slot = tl.load(slots + token)
     used = position >= 0
@@ -50,6 +48,11 @@ def _rotate_and_store_kernel(
     angles = rotary + position.to(tl.int64) * HEAD_DIM + column
     cos = tl.load(angles, mask=inside, other=0.0)[None, :]
     sin = tl.load(angles + HALF, mask=inside, other=0.0)[None, :]
+    wait_for_earlier(OVERLAP)
+    source = qkv + token * (TOTAL * HEAD_DIM) + head[:, None] * HEAD_DIM + column[None, :]
+    exists = (head < TOTAL)[:, None] & inside[None, :]
+    raw_first = tl.load(source, mask=exists, other=0.0)
+    raw_second = tl.load(source + HALF, mask=exists, other=0.0)
 
     first = raw_first.to(tl.float32)
     second = raw_second.to(tl.float32)
@@ -97,8 +100,8 @@ def rotary_table(
     return torch.cat((angles.cos(), angles.sin()), 1)
 
 
-def _constants(heads: int, kv_heads: int, head_dim: int, block_size: int) -> tuple[dict[str, Any], int]:
-    """Constants of the kernel, and how many warps it wants."""
+@functools.cache
+def _launch_of(heads: int, kv_heads: int, head_dim: int, block_size: int) -> Launch:
     half_block = triton.next_power_of_2(head_dim // 2)
     total = heads + 2 * kv_heads
     warp_pairs = 32 * _PAIRS_PER_THREAD
@@ -112,7 +115,7 @@ def _constants(heads: int, kv_heads: int, head_dim: int, block_size: int) -> tup
         "GROUP": group,
         "HALF_BLOCK": half_block,
     }
-    return constants, max(1, group * half_block // warp_pairs)
+    return Launch(constants, max(1, group * half_block // warp_pairs), 1)
 
 
 def rotate_and_store(
@@ -146,11 +149,12 @@ def rotate_and_store(
     _, _, kv_heads, block_size, head_dim = pool_layer.shape
     if not (qkv.is_contiguous() and pool_layer[0].is_contiguous()):
         raise ValueError("rotate_and_store was given a qkv or a KV block that is not contiguous.")
-    constants, warps = _constants(heads, kv_heads, head_dim, block_size)
+    launch = _launch_of(heads, kv_heads, head_dim, block_size)
     query_gain, key_gain = norms or (None, None)
-    _rotate_and_store_kernel[(len(qkv) * constants["GROUPS"],)](
+    launch(
+        _rotate_and_store_kernel, (len(qkv) * launch.constants["GROUPS"],),
         qkv, pool_layer, rotary, plan.positions, plan.slots, plan.tables, plan.tables.stride(0),
-        pool_layer.stride(0), query_gain, key_gain, eps, **constants, num_warps=warps, num_stages=1,
+        pool_layer.stride(0), query_gain, key_gain, eps,
     )  # fmt: skip
 
 
@@ -158,7 +162,8 @@ def variants() -> Iterator[Variant]:
     """Every way in which the models' heads are rotated."""
     for kind in TRITON_DTYPES.values():
         for shape in MODEL_SHAPES:
-            constants, warps = _constants(shape.heads, shape.kv_heads, shape.head_dim, _BLOCK_SIZE_TOKENS)
+            launch = _launch_of(shape.heads, shape.kv_heads, shape.head_dim, _BLOCK_SIZE_TOKENS)
+            constants, warps = launch.constants, launch.num_warps
             pointer = f"*{kind}"
             gain = pointer if shape.qk_norm else "constexpr"
             signature = {

@@ -58,6 +58,8 @@ _CHUNKS = {
     (4, 128): (TileShape(32, 16, 8, 3, 99 * _KIB),),
     (4, 256): (TileShape(16, 16, 8, 3, 99 * _KIB),),
 }
+# On Hopper, without a window; with one or for others, registers do not suffice. Rows are as above.
+_HOPPER_CHUNKS = {(2, 128): (TileShape(128, 128, 8, 3, 227 * _KIB),)}
 
 
 def padded_dim(head_dim: int) -> int:
@@ -71,7 +73,9 @@ def _key(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
     return dtype.itemsize, max(64, padded_dim(head_dim))
 
 
-def tile_shape(head_dim: int, dtype: torch.dtype, shared_bytes: int, *, singles: bool) -> TileShape:
+def tile_shape(
+    head_dim: int, dtype: torch.dtype, shared_bytes: int, *, singles: bool, hopper: bool = False
+) -> TileShape:
     """The best shape for a GPU.
 
     Args:
@@ -79,11 +83,15 @@ def tile_shape(head_dim: int, dtype: torch.dtype, shared_bytes: int, *, singles:
         dtype: of q, K and V.
         shared_bytes: most shared memory that the GPU grants a program.
         singles: of tiles of one query, rather than of chunks.
+        hopper: of a layer without window on a GPU of compute capability 9.0; rows are as elsewhere.
 
     Raises:
         ValueError: heads are too large, or the GPU's shared memory too small.
     """
-    shapes = (_SINGLES if singles else _CHUNKS)[_key(head_dim, dtype)]
+    key = _key(head_dim, dtype)
+    shapes = (_SINGLES if singles else _CHUNKS)[key]
+    if hopper and not singles:
+        shapes = (*_HOPPER_CHUNKS.get(key, ()), *shapes)
     for shape in shapes:
         if shape.shared_bytes <= shared_bytes:
             return shape
@@ -91,15 +99,22 @@ def tile_shape(head_dim: int, dtype: torch.dtype, shared_bytes: int, *, singles:
     raise ValueError(f"The GPU grants {shared_bytes:,} bytes of shared memory; the kernel needs {least:,}.")
 
 
-def most_columns(head_dim: int, dtype: torch.dtype) -> int:
+def most_columns(head_dim: int, dtype: torch.dtype, *, singles: bool) -> int:
     """Most positions that any shape for such heads computes at once; all divide it."""
     key = _key(head_dim, dtype)
-    return max(shape.columns for shape in (*_SINGLES[key], *_CHUNKS[key]))
+    shapes = _SINGLES[key] if singles else (*_CHUNKS[key], *_HOPPER_CHUNKS.get(key, ()))
+    return max(shape.columns for shape in shapes)
 
 
 def merge_parts(head_dim: int) -> int:
     """Units merged at once: 16 elements for each of 128 threads."""
     return 2048 // padded_dim(head_dim)
+
+
+@functools.cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether a device is an H100 or H200; where there is no GPU to ask, as if it were."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) == (9, 0)
 
 
 @functools.cache
