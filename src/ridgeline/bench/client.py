@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,8 +163,19 @@ async def served_contexts(session: aiohttp.ClientSession, url: str) -> dict[str,
 
 async def get_json(session: aiohttp.ClientSession, url: str) -> Any:
     """What stands at an address. Raises `ServerError` for anything but JSON with status 200."""
+    return await _json(session.get(url))
+
+
+async def post_json(session: aiohttp.ClientSession, url: str, body: Mapping[str, object]) -> Any:
+    """What is answered to a body. Raises `ServerError` for anything but JSON with status 200."""
+    return await _json(
+        session.post(url, data=orjson.dumps(body), headers={"Content-Type": "application/json"})
+    )
+
+
+async def _json(asked: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> Any:
     try:
-        async with session.get(url) as response:
+        async with asked as response:
             body = await response.read()
             if response.status != 200:
                 raise _error(response.status, body, response.headers.get("Retry-After"))

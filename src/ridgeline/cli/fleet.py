@@ -1,5 +1,6 @@
 """`ridgeline fleet`: one address before many replicas."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from ridgeline.cli.config import Config
 from ridgeline.cli.errors import CommandFailed
 from ridgeline.cli.logs import Level
-from ridgeline.cli.params import DEFAULT_URL, ApiKey, Json, Url, client_headers, no_server, option, server_url
+from ridgeline.cli.params import DEFAULT_URL, Json, Url, client_headers, no_server, option, server_url
 from ridgeline.cli.serve import read_api_keys
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Serve many replicas behind one address.")
 
+Token = Annotated[
+    str | None,
+    option("--fleet-token", "The front door's, where it asks for keys.", metavar="TOKEN", show_default=False),
+]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="fleet.yaml: models, regions, clusters, links.")]
 
 
@@ -46,6 +51,15 @@ def serve(
         list[str] | None,
         option("--api-key", "Key, or NAME=KEY; may be repeated.", metavar="KEY", show_default=False),
     ] = None,
+    fleet_token: Annotated[
+        str | None,
+        option(
+            "--fleet-token",
+            "Shown by who may see and change replicas; nobody may where there are keys but no token.",
+            metavar="TOKEN",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: Annotated[
         Path | None,
         option(
@@ -75,21 +89,19 @@ def serve(
         api = ApiSettings(host=host, api_keys=read_api_keys(api_key or []))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    run(FleetServing(file, port, region, api, data_dir, drain_seconds, log_level))
+    run(FleetServing(file, port, region, api, fleet_token, data_dir, drain_seconds, log_level))
 
 
 @app.command("status")
-def status(
-    url: Url = DEFAULT_URL, api_key: ApiKey = None, config: Config = None, as_json: Json = False
-) -> None:
+def status(url: Url = DEFAULT_URL, token: Token = None, config: Config = None, as_json: Json = False) -> None:
     """Show the replicas of a running front door.
 
     \b
     Examples:
       ridgeline fleet status
-      ridgeline fleet status --url https://chat.example.com --api-key "$KEY" --json
+      ridgeline fleet status --url https://chat.example.com --fleet-token "$TOKEN" --json
     """
-    found = _fetch(server_url(url), client_headers(api_key))
+    found = _fetch(server_url(url), client_headers(token))
     if as_json:
         import orjson
 
@@ -98,9 +110,10 @@ def status(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{found['region']}: {found['waiting']} waiting", title_justify="left")
+    table = Table(title=f"{found['region']}: {found['waiting']} waiting", title_justify="left", box=None)
     for name in ("replica", "region", "models", "state", "batch", "KV held", "told", "faults"):
-        table.add_column(name, justify="right" if name in ("batch", "KV held", "told", "faults") else "left")
+        right = name in ("batch", "KV held", "told", "faults")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name == "replica")
     for each in found["replicas"]:
         state = "left alone" if each["breaker_open"] else each["state"]
         held = "-" if each["kv_held"] is None else f"{each['kv_held']:.0%}"
@@ -119,13 +132,75 @@ def status(
     Console().print(table)
 
 
-def _fetch(url: str, headers: dict[str, str]) -> Any:
+Replicas = Annotated[
+    list[str], typer.Argument(metavar="REPLICA", help="Ids, as ridgeline fleet status shows them.")
+]
+
+
+@app.command("drain")
+def drain(
+    replicas: Replicas,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    wait: Annotated[
+        float, option("--wait", "Wait so long for answers to end.", metavar="SECONDS", min=0)
+    ] = 60,
+    config: Config = None,
+) -> None:
+    """Send nothing new to replicas, and wait until their answers have ended.
+
+    \b
+    Examples:
+      ridgeline fleet drain us-east-a/10.0.0.4:8000
+    """
+    _change("drain", replicas, url, token)
+    until = time.monotonic() + wait
+    while True:
+        found = _fetch(server_url(url), client_headers(token))
+        left = sum(each["sent"] for each in found["replicas"] if each["id"] in replicas)
+        if not left:
+            typer.echo("drained")
+            return
+        if time.monotonic() >= until:
+            raise CommandFailed(f"{left} answers are still being written; nothing new is sent there")
+        time.sleep(0.2)
+
+
+@app.command("cordon")
+def cordon(replicas: Replicas, url: Url = DEFAULT_URL, token: Token = None, config: Config = None) -> None:
+    """Send nothing new to replicas.
+
+    \b
+    Examples:
+      ridgeline fleet cordon us-east-a/10.0.0.4:8000 us-east-a/10.0.0.5:8000
+    """
+    _change("cordon", replicas, url, token)
+
+
+@app.command("uncordon")
+def uncordon(replicas: Replicas, url: Url = DEFAULT_URL, token: Token = None, config: Config = None) -> None:
+    """Let replicas have requests again.
+
+    \b
+    Examples:
+      ridgeline fleet uncordon us-east-a/10.0.0.4:8000
+    """
+    _change("uncordon", replicas, url, token)
+
+
+def _change(action: str, replicas: list[str], url: str, token: str | None) -> None:
+    _fetch(server_url(url), client_headers(token), {"action": action, "replicas": replicas})
+
+
+def _fetch(url: str, headers: dict[str, str], wish: dict[str, Any] | None = None) -> Any:
     import asyncio
 
-    from ridgeline.bench.client import ServerError, get_json, new_session
+    from ridgeline.bench.client import ServerError, get_json, new_session, post_json
 
     async def ask() -> Any:
         async with new_session(10.0, headers) as session:
+            if wish is not None:
+                return await post_json(session, f"{url}/fleet/replicas", wish)
             return await get_json(session, f"{url}/fleet/status")
 
     try:
@@ -133,4 +208,6 @@ def _fetch(url: str, headers: dict[str, str]) -> Any:
     except ServerError as error:
         if error.status == 404:
             raise CommandFailed(f"{url} is a server, but no front door: it has no /fleet/status") from error
+        if error.status == 400:
+            raise CommandFailed(error.message) from error
         raise no_server(url, error) from error

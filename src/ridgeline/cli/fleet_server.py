@@ -34,6 +34,7 @@ class FleetServing:
     port: int
     region: str | None
     api: ApiSettings
+    fleet_token: str | None
     data_dir: Path | None
     drain_seconds: float
     log_level: str
@@ -43,7 +44,7 @@ def run(serving: FleetServing) -> None:
     """Serve until a signal ends it. Raises `CommandFailed`."""
     set_up_logging(serving.log_level)
     try:
-        front_door = FrontDoor(load_fleet(serving.file), serving.region)
+        front_door = FrontDoor(load_fleet(serving.file), serving.region, serving.file)
     except FleetError as error:
         raise CommandFailed(str(error)) from error
     except Refusal as refusal:
@@ -101,6 +102,11 @@ async def _answer(
         await front_door.close()
 
 
+def _token(serving: FleetServing) -> str | None:
+    """None where everybody who can reach the server may change the fleet: on the loopback, without keys."""
+    return (serving.fleet_token or "") if serving.api.api_keys else serving.fleet_token
+
+
 async def _app(serving: FleetServing, front_door: FrontDoor, data_dir: Path) -> "FastAPI":
     from ridgeline.api.app import create_app
     from ridgeline.store.database import prepare
@@ -113,6 +119,6 @@ async def _app(serving: FleetServing, front_door: FrontDoor, data_dir: Path) -> 
     database = data_dir / DATABASE
     await prepare(database)
     app = create_app(front_door, serving.api, Metrics())
-    app.include_router(fleet_router(front_door))
+    app.include_router(fleet_router(front_door, _token(serving)))
     mount(app, backend=front_door, store=Store(database), settings=WebSettings())
     return app

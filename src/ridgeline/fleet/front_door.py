@@ -3,19 +3,19 @@
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
 
-from ridgeline.fleet.config import Cluster, Fleet
+from ridgeline.fleet.config import Fleet
 from ridgeline.fleet.core.door import Arrival, Decision, Door, Refuse, Send
 from ridgeline.fleet.core.keys import canonical, prefix_keys
-from ridgeline.fleet.core.replica import Replica
+from ridgeline.fleet.membership import Membership
 from ridgeline.fleet.upstream import (
     CONNECT_SECONDS,
     MAX_LINE_BYTES,
@@ -29,15 +29,7 @@ from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, 
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
-"""From one look at a listed replica to the next."""
-
-LOOK_PATIENCE_SECONDS = 3.0
-
 TICK_SECONDS = 0.1
-
-FIRST_RATE = 4000.0
-"""Prompt tokens per second that a replica is believed to compute, until its answers tell."""
 
 LOOKED_BACK = 32
 """Tokens at the end of an answer that may not have been given out as text yet."""
@@ -76,14 +68,22 @@ class FrontDoor:
     Args:
         fleet: as the file says.
         region: of this front door; the first of the fleet's if None.
+        file: that the fleet was read from; it is read again when it changes.
         rng: for choices among equals.
     """
 
-    def __init__(self, fleet: Fleet, region: str | None = None, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        region: str | None = None,
+        file: Path | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
         names = [each.name for each in fleet.regions]
         if region is not None and region not in names:
             raise Refusal("invalid_request", f"There is no region {region}; there are {', '.join(names)}.")
-        self.fleet = fleet
+        self._fleet, self._file = fleet, file
+        self._members: Membership | None = None
         self.region = region or names[0]
         self.door = Door(
             self.region,
@@ -92,8 +92,6 @@ class FrontDoor:
             max_waiting=fleet.capacity.max_waiting,
             rng=rng,
         )
-        self._upstreams: dict[str, Upstream] = {}
-        self._contexts: dict[str, int] = {}
         self._open: dict[str, _Open] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._state: Literal["starting", "ready", "draining"] = "starting"
@@ -103,23 +101,16 @@ class FrontDoor:
     # --- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Look for all replicas once, then go on looking."""
+        """Look for all replicas; ready when it returns, however many are there."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=timeout, read_bufsize=MAX_LINE_BYTES
         )
-        looks = []
-        for region in self.fleet.regions:
-            for cluster in region.clusters:
-                for place, url in enumerate(cluster.endpoints):
-                    replica_id = f"{cluster.name}/{place}"
-                    self._upstreams[replica_id] = _upstream(cluster, url)
-                    looks.append(self._look(replica_id, region.name, cluster))
-                    self._tasks.append(
-                        asyncio.create_task(self._keep_looking(replica_id, region.name, cluster))
-                    )
-        await asyncio.gather(*looks)
+        self._members = Membership(self.door, self._fleet, self._session, self._act)
+        await self._members.start()
         self._tasks.append(asyncio.create_task(self._tick()))
+        if self._file is not None:
+            self._tasks.append(asyncio.create_task(self._members.follow(self._file)))
         self._state = "ready"
 
     async def drain(self, timeout_seconds: float) -> None:
@@ -134,36 +125,9 @@ class FrontDoor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._session.close()
-
-    async def _keep_looking(self, replica_id: str, region: str, cluster: Cluster) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self._look(replica_id, region, cluster)
-
-    async def _look(self, replica_id: str, region: str, cluster: Cluster) -> None:
-        """A replica that answers is there; one that does not for a while is gone."""
-        upstream = self._upstreams[replica_id]
-        try:
-            async with asyncio.timeout(LOOK_PATIENCE_SECONDS):
-                load, context = await upstream.look(self._session, time.monotonic(), cluster.slots)
-        except (Fault, TimeoutError) as error:
-            if replica_id in self.door.replicas:
-                logger.warning("replica %s at %s is gone: %s", replica_id, upstream.url, error)
-                self._act(self.door.left(replica_id, time.monotonic()))
-            return
-        now = time.monotonic()
-        if context is not None:
-            self._contexts[cluster.model] = min(context, self._contexts.get(cluster.model, context))
-        if replica_id not in self.door.replicas:
-            logger.info("replica %s at %s is there", replica_id, upstream.url)
-            first = Replica(
-                replica_id, region, cluster.name, frozenset({cluster.model}), load.slots, FIRST_RATE, now
-            )
-            if self._state == "starting":  # all begin together: nobody is new among others
-                first.up_seconds = float("-inf")
-            self._act(self.door.joined(first, now))
-        self._act(self.door.told(replica_id, load, now))
+        if self._members is not None:
+            await self._members.close()
+            await self._session.close()
 
     async def _tick(self) -> None:
         while True:
@@ -174,15 +138,37 @@ class FrontDoor:
         for decision in decisions:
             self._open[decision.request].mailbox.put_nowait(decision)
 
+    @property
+    def fleet(self) -> Fleet:
+        """As it is now."""
+        return self._fleet if self._members is None else self._members.fleet
+
+    def set_state(self, replica_ids: Sequence[str], state: str) -> None:
+        """`up`, `cordoned` or `draining`; raises Refusal for one that is not there."""
+        for replica_id in replica_ids:
+            if replica_id not in self.door.replicas:
+                there = ", ".join(sorted(self.door.replicas)) or "none"
+                raise Refusal(
+                    "invalid_request",
+                    f"There is no replica {replica_id}; there are: {there}.",
+                    param="replicas",
+                )
+        self._act(self.door.set_state(replica_ids, state, time.monotonic()))
+
+    def _upstream(self, replica_id: str) -> Upstream:
+        assert self._members is not None, "not started"
+        return self._members.upstreams[replica_id]
+
     # --- Backend ---------------------------------------------------------------------------------
 
     def models(self) -> Sequence[ModelInfo]:
         """The fleet's models."""
+        contexts = {} if self._members is None else self._members.contexts
         return [
             ModelInfo(
                 model.name,
                 created=0,
-                max_context_tokens=self._contexts.get(model.name, ASSUMED_CONTEXT),
+                max_context_tokens=contexts.get(model.name, ASSUMED_CONTEXT),
                 vocab_size=UNKNOWN_VOCABULARY,
                 parameters=0,
             )
@@ -239,7 +225,7 @@ class FrontDoor:
         now = time.monotonic()
         for replica in list(self.door.replicas.values()):
             if replica.takes(model, now):
-                upstream = self._upstreams[replica.id]
+                upstream = self._upstream(replica.id)
                 with contextlib.suppress(Fault, Full):
                     answer = await upstream.ask(self._session, path, body | {"model": upstream.model})
                     return dict(answer)
@@ -306,7 +292,7 @@ class FrontDoor:
         self, request: Request, decision: Send, answers: dict[int, _Answer]
     ) -> AsyncGenerator[Delta, None]:
         """One replica's part of the answers: from the beginning, or from where another one broke off."""
-        upstream = self._upstreams[decision.replica]
+        upstream = self._upstream(decision.replica)
         path, body = body_of(await self._rest(request, upstream, answers), upstream)
         async with contextlib.aclosing(upstream.stream(self._session, path, body)) as deltas:
             async for delta in deltas:
@@ -397,11 +383,6 @@ class FrontDoor:
             self.door.failed(request.id, time.monotonic())
             raise Refusal("internal_error", "The replica failed in the middle of the answer.")
         self._act(self.door.failed(request.id, time.monotonic()))
-
-
-def _upstream(cluster: Cluster, url: str) -> Upstream:
-    key = os.environ.get(cluster.api_key_env) if cluster.api_key_env else None
-    return Upstream(url, cluster.model, key, cluster.engine == "ridgeline")
 
 
 def _cancelled(request: Request, answers: dict[int, _Answer]) -> list[Delta]:

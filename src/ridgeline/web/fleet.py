@@ -1,24 +1,70 @@
-"""`/fleet/status`: what the front door knows of its replicas, and why requests went where they did."""
+"""`/fleet/status`: what the front door knows of its replicas; `/fleet/replicas` changes their state."""
 
+import hmac
 import time
+from dataclasses import dataclass
 
 import orjson
 from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
-from ridgeline.api.auth import authenticate
 from ridgeline.fleet.front_door import FrontDoor
+from ridgeline.protocol import Refusal
+
+_STATES = {"cordon": "cordoned", "drain": "draining", "uncordon": "up"}
 
 
-def fleet_router(front_door: FrontDoor) -> APIRouter:
-    """The routes of one front door; they ask for a key where the API does."""
-    router = APIRouter(prefix="/fleet", dependencies=[Depends(authenticate)])
+def fleet_router(front_door: FrontDoor, token: str | None) -> APIRouter:
+    """The routes of one front door.
+
+    Args:
+        front_door: whose.
+        token: who shows it may use them; None: everybody; empty: nobody.
+    """
+
+    def operator(request: Request) -> None:
+        shown = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token is not None and not (token and hmac.compare_digest(shown.encode(), token.encode())):
+            raise Refusal("forbidden", "This is for those who know the fleet's token (--fleet-token).")
+
+    router = APIRouter(prefix="/fleet", dependencies=[Depends(operator)])
 
     @router.get("/status")
     async def status() -> Response:
         return Response(orjson.dumps(described(front_door)), media_type="application/json")
 
+    @router.post("/replicas")
+    async def change(request: Request) -> Response:
+        wish = _wish(await request.body())
+        front_door.set_state(wish.replicas, _STATES[wish.action])
+        return Response(orjson.dumps(described(front_door)), media_type="application/json")
+
     return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    action: str
+    replicas: list[str]
+
+
+def _wish(body: bytes) -> _Wish:
+    """`{"action": "cordon", "replicas": ["a/10.0.0.4:8000"]}`; raises Refusal."""
+    try:
+        found = orjson.loads(body)
+        action, replicas = found["action"], found["replicas"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise Refusal("invalid_request", "The body must be JSON with `action` and `replicas`.") from None
+    if action not in _STATES:
+        raise Refusal(
+            "invalid_request",
+            f"`action` must be one of {', '.join(_STATES)}, not {action!r}.",
+            param="action",
+        )
+    if not isinstance(replicas, list) or not replicas or not all(isinstance(each, str) for each in replicas):
+        raise Refusal("invalid_request", "`replicas` must be a list of ids.", param="replicas")
+    return _Wish(action, replicas)
 
 
 def described(front_door: FrontDoor) -> dict[str, object]:
