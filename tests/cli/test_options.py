@@ -124,6 +124,7 @@ def test_lists_from_file_and_environment(captured: Captured, tmp_path: Path) -> 
         (("--api-key", "a=1", "--api-key", "a=2"), "two keys are called 'a'"),
         (("--max-batch", "2048"), "max_batch_tokens must be at least max_batch (2048)"),
         (("--device", "cuda", "--max-batch-tokens", "255"), "at least max_batch (256)"),
+        (("--kv-policy", "lfu"), "kv_policy 'lfu' is unknown; there are price, lru"),
         (("--max-waiting", "0"), "greater than or equal to 1"),
         (
             ("--max-batch", "0"),
