@@ -22,8 +22,6 @@ from ridgeline.roofline.detect import is_estimate
 
 logger = logging.getLogger(__name__)
 
-_PRICED_CHUNK_TOKENS = 512
-
 OnPhase = Callable[[str, float], None]
 """Is told the name of a phase of starting, and the seconds that it took."""
 
@@ -92,16 +90,11 @@ def _cache(geometry: Geometry, costs: CostModel, options: EngineOptions, tiers: 
     size = geometry.block_size_tokens
     if options.kv_policy == "lru":
         return KVCache(geometry.blocks, size, Lru())
-    # A prompt is computed in chunks: a block alone would not show what it takes among others.
-    chunk = max(size, min(options.tokens, _PRICED_CHUNK_TOKENS))
-
-    def recompute(position: int) -> float:
-        return costs.recompute_seconds(chunk, position * size) * size / chunk
 
     def reload(key: Hashable) -> float | None:
         return tiers[0].reload_seconds(key) if tiers else None
 
-    return KVCache(geometry.blocks, size, Price(recompute, size, reload))
+    return KVCache(geometry.blocks, size, Price(costs.price_of_block(size), size, reload))
 
 
 def _require_device(device: str) -> None:
