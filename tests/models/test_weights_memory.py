@@ -40,6 +40,9 @@ class Kernels:
     def linear(self, weight, bias):
         return lambda x: x @ weight.T
 
+    def gated_linear(self, weight, bias):
+        return self.linear(weight, bias)
+
     def head(self, weight):
         return self.linear(weight, None)
 
