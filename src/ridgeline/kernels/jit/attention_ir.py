@@ -113,8 +113,8 @@ class _Product:
         """Ask for a row of the inputs to come: not for all at once, since of a burst much is ignored."""
         for line in range(0, 2 * LANES * len(self._vectors), LINE_BYTES):
             place = body.b.inttoptr(body.address(row, line), I8.as_pointer())
-            # To be read, wanted in all caches, of data.
-            body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(3), I32(1))
+            # To be read, wanted in all caches but the first, of data.
+            body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(2), I32(1))
 
 
 _PRODUCT = (
@@ -189,7 +189,7 @@ def multiply_halves(
         inputs: float16 [depth, vectors * 16].
         out: float32 [rows, vectors * 16].
         accumulate: 1 to add to what is in `out`, 0 to replace it.
-        ahead: where inputs begin, with the same strides, that are soon to be in the first cache.
+        ahead: where inputs begin, with the same strides, that are soon to be in the second cache.
     """
     return external("ridgeline_attention_multiply_halves", len(_PRODUCT), provide_attention)
 

@@ -25,8 +25,8 @@ from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
 _SEGMENT_BLOCKS = 16
 """Scored before their values are read: few enough for the first cache, many to a change of the maximum."""
 
-_PIECES_AHEAD = 4
-"""Keys or values of a block that are on their way while others are computed with."""
+_PIECES_AHEAD = 8
+"""Keys or values of a block that are on their way to the second cache while others are computed with."""
 
 _LEAST_PART_TOKENS = 256
 _PART_COST_TOKENS = 64
