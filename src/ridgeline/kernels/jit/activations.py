@@ -104,18 +104,33 @@ def add_16(typing, source, target):
     return emitted("ridgeline_add", 2, _add)
 
 
-@intrinsic
-def _pointer(typing, address):
-    def generate(context, builder, signature, values):
-        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+def pointer_to(kind: Any) -> Any:
+    """Makes pointers to values of a kind of Numba's from addresses."""
 
-    return types.CPointer(types.float32)(types.intp), generate
+    @intrinsic
+    def pointer(typing, address):
+        def generate(context, builder, signature, values):
+            return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.intp), generate
+
+    return pointer
+
+
+_to_floats = pointer_to(types.float32)
+_to_integers = pointer_to(types.int64)
 
 
 @njit
 def floats_at(address, size):
     """The float32 array at an address."""
-    return carray(_pointer(address), size)
+    return carray(_to_floats(address), size)
+
+
+@njit
+def integers_at(address, size):
+    """The int64 array at an address."""
+    return carray(_to_integers(address), size)
 
 
 # Sums in any order; but nan and infinity are what they are, for they must reach the logits.

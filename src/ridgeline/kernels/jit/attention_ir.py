@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -40,6 +41,12 @@ GROUP_ROWS = 4
 """Most query heads that share one load of what is stored as float16."""
 
 _HIDDEN = float("-inf")
+
+
+@njit(error_model="numpy")
+def tile_rows(left: int) -> int:
+    """Query heads to compute with at once where so many are left: 5 rather as 3 and 2 than as 4 and 1."""
+    return -(-left // -(-left // GROUP_ROWS))
 
 
 class _Sums:
@@ -194,7 +201,7 @@ def multiply_halves(
     return external("ridgeline_attention_multiply_halves", len(_PRODUCT), provide_attention)
 
 
-def _fold(body: Body, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
+def fold(body: Body, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
     """All lanes combined, in every lane."""
     for distance in (8, 4, 2, 1):
         swapped = shuffled(body, vector, vector, [lane ^ distance for lane in range(LANES)])
@@ -232,7 +239,7 @@ def _absorb(function: Any) -> None:
             look(index, False)
         with some_hidden, counted(body, given["vectors"]) as index:
             look(index, True)
-    largest = _fold(body, b.load(running), partial(larger, body))
+    largest = fold(body, b.load(running), partial(larger, body))
     after = b.extract_element(largest, I32(0))
     top = b.fmul(largest, per_ln2)
     with b.if_then(b.fcmp_unordered("!=", after, before)):
@@ -271,7 +278,7 @@ def _divide(function: Any) -> None:
     body = Body(function.append_basic_block())
     b = body.b
     values, vectors, sums, out = function.args
-    total = _fold(body, body.load(FLOATS, sums, 4), b.fadd)
+    total = fold(body, body.load(FLOATS, sums, 4), b.fadd)
     inverse = b.fdiv(constant(FLOATS, 1.0), total)
     with counted(body, vectors) as index:
         at = b.mul(index, I64(4 * LANES))

@@ -9,13 +9,14 @@ from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
 from ridgeline.kernels.jit.attention_chunk import tile_tokens
+from ridgeline.kernels.jit.attention_int8_moving import pair_int8_keys, pair_int8_values
 from ridgeline.kernels.jit.attention_ir import divide
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, LOWEST
 from ridgeline.kernels.jit.attention_moving import pair_rows
 from ridgeline.kernels.jit.attention_state import aligned
-from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
 from ridgeline.kernels.jit.attention_weighing import ROWS as WEIGHED_ROWS
 from ridgeline.kernels.jit.attention_weighing import weigh_tile
+from ridgeline.kernels.jit.kv_pool import BLOCK_TOKENS, INT8, keys_at, scales_of, values_after
 from ridgeline.kernels.jit.products import BLOCK
 from ridgeline.kernels.jit.wide import BLOCK_PANEL_BYTES, ROWS, TILE_BYTES, multiply_panel, round_row
 
@@ -55,11 +56,15 @@ def _key_panels(base, pool, table, block, blocks, head_dim, panels):
     """A panel for every two blocks: their positions are its outputs, the elements of a head its inputs."""
     steps = head_dim // BLOCK
     for i in range(blocks):
-        source = base + table[block + i] * pool.strides[0]
+        source = base + table[block + i] * pool.block_bytes
         panel = panels + i // 2 * steps * BLOCK_PANEL_BYTES + i % 2 * TILE_BYTES
         for step in range(steps):
-            rows = source + step * BLOCK * 2 * BLOCK_TOKENS
-            pair_rows(rows, 2 * BLOCK_TOKENS, BLOCK // 2, panel + step * BLOCK_PANEL_BYTES)
+            target = panel + step * BLOCK_PANEL_BYTES
+            if pool.form == INT8:
+                rows = source + step * BLOCK * BLOCK_TOKENS
+                pair_int8_keys(rows, BLOCK // 2, scales_of(pool, source), target)
+            else:
+                pair_rows(source + step * BLOCK * 2 * BLOCK_TOKENS, 2 * BLOCK_TOKENS, BLOCK // 2, target)
 
 
 @njit(error_model="numpy")
@@ -87,13 +92,16 @@ def _value_panels(base, pool, table, block, low, high, head_dim, zeros, panels):
     for i in range(2 * -(-high // BLOCK)):
         begin = max(0, min(BLOCK_TOKENS, low - BLOCK_TOKENS * i))
         end = max(0, min(BLOCK_TOKENS, high - BLOCK_TOKENS * i))
-        source = base + pool.strides[2]
+        source = base + values_after(pool)
         if end:
-            source += table[block + i] * pool.strides[0]
+            source += table[block + i] * pool.block_bytes
         for tile in range(head_dim // 16):
             panel = panels + tile // 2 * panel_bytes + tile % 2 * TILE_BYTES
             panel += i // 2 * BLOCK_PANEL_BYTES + i % 2 * (TILE_BYTES // 2)
-            if begin == 0 and end == BLOCK_TOKENS:
+            if pool.form == INT8:
+                scales = scales_of(pool, source)
+                pair_int8_values(source + 32 * tile, 2 * head_dim, begin, end, scales, panel)
+            elif begin == 0 and end == BLOCK_TOKENS:
                 pair_rows(source + 32 * tile, 2 * head_dim, BLOCK_TOKENS // 2, panel)
             else:
                 _pair_values(source + 32 * tile, 2 * head_dim, begin, end, zeros, panel)
@@ -182,7 +190,7 @@ def _attend_rows(
 @njit(nogil=True, error_model="numpy")
 def attend_chunk_wide(tile, kv_head, first, tokens, start, qkv, pool, layer, table, window, out, scratch):
     """See `attention_chunk.attend_chunk`; heads must be a multiple of 32, and this thread's tiles ready."""
-    kv_heads, head_dim = pool.shape[3], pool.shape[4] // BLOCK_TOKENS
+    kv_heads, head_dim = pool.kv_heads, pool.head_dim
     group = (qkv.shape[1] // head_dim - 2 * kv_heads) // kv_heads
     column = kv_head * group * head_dim
     all_rows = _rows(group)
@@ -206,7 +214,7 @@ def attend_chunk_wide(tile, kv_head, first, tokens, start, qkv, pool, layer, tab
     floats_at(zeros, head_dim // 2)[:] = 0
     floats_at(queries, filled * head_dim // 2)[:] = 0
     _take_queries(qkv, first + skipped, count, column, group, head_dim, queries)
-    base = pool.ctypes.data + layer * pool.strides[1] + kv_head * pool.strides[3]
+    base = keys_at(pool, layer, kv_head)
     position, end = start + skipped, start + skipped + count
     block = max(0, position - window + 1) // BLOCK_TOKENS if window > 0 else 0
     while block * BLOCK_TOKENS < end:
