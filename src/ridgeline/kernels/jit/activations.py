@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.attention_math import PER_LN2, power_of_two
+from ridgeline.kernels.jit.attention_math import PER_LN2, power_of_two, rough_power_of_two
 from ridgeline.kernels.jit.ir import F32, FLOATS, I8, I16, I32, INTS, Body, Value, constant, emitted
 from ridgeline.kernels.jit.target import AVX512, instruction_set
 
@@ -74,7 +74,8 @@ def silu_product(body: Body, gate: Value, up: Value, for_bfloat16: bool = False)
     largest = constant(FLOATS, 126.0)
     # Unordered: nan goes on.
     bounded = b.select(b.fcmp_unordered("<", power, largest), power, largest)
-    denominator = b.fadd(constant(FLOATS, 1.0), power_of_two(body, bounded, for_bfloat16))
+    exponential = (rough_power_of_two if for_bfloat16 else power_of_two)(body, bounded)
+    denominator = b.fadd(constant(FLOATS, 1.0), exponential)
     return b.fmul(b.fmul(gate, _reciprocal(body, denominator, for_bfloat16)), up)
 
 

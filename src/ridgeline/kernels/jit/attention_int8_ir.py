@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.attention_ir import GROUP_ROWS, VECTORS, fold
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted, larger
+from ridgeline.kernels.jit.attention_moving import fetch_line
 from ridgeline.kernels.jit.ir import (
     F32,
     FLOATS,
@@ -25,7 +26,6 @@ from ridgeline.kernels.jit.ir import (
     INTS,
     LANES,
     SHORT_PAIRS,
-    VOID,
     Body,
     Value,
     constant,
@@ -82,12 +82,6 @@ class _Sums:
         return self._body.b.sitofp(self._body.b.load(self._places[row, vector]), FLOATS)
 
 
-def _fetch(body: Body, address: Value) -> None:
-    """Ask for a line; to be read, wanted in all caches but the first, of data."""
-    place = body.b.inttoptr(address, I8.as_pointer())
-    body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(2), I32(1))
-
-
 def _place(body: Body, places: Value, index: Value) -> Value:
     return body.load(I64, body.address(places, body.b.mul(index, I64(8))), 8)
 
@@ -116,9 +110,9 @@ def _score(body: Body, given: dict[str, Value], rows: int) -> None:
                 at = b.mul(pair, I64(_PAIR_BYTES))
                 sums.add(body.address(keys, at), [body.address(q, b.mul(pair, I64(4))) for q in queries])
                 if i % 2 == 0:
-                    _fetch(body, body.address(ahead, at))
+                    fetch_line(body, body.address(ahead, at))
         end = b.mul(given["pairs"], I64(_PAIR_BYTES))
-        _fetch(body, body.address(ahead, end))
+        fetch_line(body, body.address(ahead, end))
         column = body.load(FLOATS, body.address(keys, end), 4)
         for m in range(rows):
             total = chains[0].value(m, 0)
@@ -154,8 +148,8 @@ def _add(body: Body, given: dict[str, Value], rows: int, vectors: int) -> None:
             at = b.mul(pair, given["pair_stride"])
             sums.add(body.address(values, at), [body.address(row, b.mul(pair, I64(4))) for row in own])
             for line in range(0, _PAIR_BYTES * vectors, LINE_BYTES):
-                _fetch(body, body.address(body.address(ahead, at), line))
-        _fetch(body, body.address(ahead, b.mul(given["pair_stride"], I64(BLOCK_TOKENS // 2))))
+                fetch_line(body, body.address(body.address(ahead, at), line))
+        fetch_line(body, body.address(ahead, b.mul(given["pair_stride"], I64(BLOCK_TOKENS // 2))))
     for m, n in product(range(rows), range(vectors)):
         out = body.address(given["out"], b.mul(given["out_stride"], I64(m)))
         place = body.address(out, LINE_BYTES * n)

@@ -14,17 +14,16 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, PER_LN2, counted, larger, power_of_two, shuffled
+from ridgeline.kernels.jit.attention_moving import fetch_line
 from ridgeline.kernels.jit.attention_span import provide_span
 from ridgeline.kernels.jit.ir import (
     F32,
     FLOATS,
     HALVES,
-    I8,
     I32,
     I64,
     INTS,
     LANES,
-    VOID,
     Body,
     Value,
     constant,
@@ -111,17 +110,13 @@ class _Product:
         row = body.address(given["inputs"], b.mul(index, given["input_stride"]))
         halves = [body.load(HALVES, body.address(row, 2 * LANES * n), 2) for n in self._vectors]
         inputs = [b.fpext(vector, FLOATS) for vector in halves]
-        self._fetch(body, body.address(given["ahead"], b.mul(index, given["input_stride"])))
+        # Not for all at once, since of a burst much is ignored.
+        ahead = body.address(given["ahead"], b.mul(index, given["input_stride"]))
+        for line in range(0, 2 * LANES * len(self._vectors), LINE_BYTES):
+            fetch_line(body, body.address(ahead, line))
         at = b.mul(index, I64(4))
         scalars = [body.load(F32, body.address(factor, at), 4) for factor in factors]
         sums.add_products([body.splat(scalar, FLOATS) for scalar in scalars], inputs)
-
-    def _fetch(self, body: Body, row: Value) -> None:
-        """Ask for a row of the inputs to come: not for all at once, since of a burst much is ignored."""
-        for line in range(0, 2 * LANES * len(self._vectors), LINE_BYTES):
-            place = body.b.inttoptr(body.address(row, line), I8.as_pointer())
-            # To be read, wanted in all caches but the first, of data.
-            body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(2), I32(1))
 
 
 _PRODUCT = (
