@@ -68,7 +68,7 @@ class Case:
         for table, stored, new in zip(self.tables, self.stored, self.tokens, strict=True):
             start = len(stored) - new
             for position in range(max(0, start - self.window + 1) if self.window else 0, start):
-                self._store(table, position, stored[position])
+                self.store(table, position, stored[position])
         self.positions = np.concatenate(
             [np.arange(c - n, c) for c, n in zip(self.contexts, self.tokens, strict=True)]
         )
@@ -104,7 +104,7 @@ class Case:
         scales = block[..., 16 * size :].view(np.float32)
         return keys, values, scales[0], scales[1]
 
-    def _store(self, table: Integers, position: int, key_value: npt.NDArray[np.float16]) -> None:
+    def store(self, table: Integers, position: int, key_value: npt.NDArray[np.float16]) -> None:
         """K and V of a position, [2, kv_heads, head_dim]."""
         offset = position % 16
         places = self.views(self.pool[table[position // 16], self.layer])
@@ -112,7 +112,7 @@ class Case:
             places[0][:, offset], places[1][:, offset] = key_value
             return
         scales = np.abs(key_value.astype(np.float32)).max(-1) / 127
-        quants = np.rint(key_value / scales[..., None])
+        quants = np.rint(key_value / np.maximum(scales, 1e-30)[..., None])
         places[0][:, offset] = quants[0].reshape(self.kv_heads, -1, 2)
         places[1][:, offset // 2, offset % 2] = quants[1]
         places[2][:, offset], places[3][:, offset] = scales
