@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cores", default="0,1", help="that all are bound to")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="auto", help="Ridgeline's")
+    parser.add_argument("--kv-dtype", default="auto", help="Ridgeline's")
     parser.add_argument("--step-tokens", type=int, default=512, help="Ridgeline's budget without a server")
     parser.add_argument("--quiet-seconds", type=float, default=10.0, help="to wait for others to be idle")
     parser.add_argument("--logs", type=Path, help="folder for what contenders print")
@@ -69,11 +70,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     logs.mkdir(parents=True, exist_ok=True)
     tell(f"logs are in {logs}")
     setting = Setting(
-        options.peers.absolute(), logs, len(cores), options.model, options.dtype, options.step_tokens
+        options.peers.absolute(),
+        logs,
+        len(cores),
+        options.model,
+        options.dtype,
+        options.kv_dtype,
+        options.step_tokens,
     )
     files = open_model(options.model)
     shape = files.config.shape()
-    model = Model(shape, stored_bytes(files) / shape.parameters())
+    kv_dtype = "float16" if options.kv_dtype == "auto" else options.kv_dtype
+    model = Model(shape, stored_bytes(files) / shape.parameters(), kv_dtype)
     contenders, left_out = present(setting, options.only)
     turns = Turns(contenders, rows, setting, Clock(60.0 * options.minutes), options.quiet_seconds, tell)
     try:

@@ -29,7 +29,7 @@ class Setting:
         logs: folder for what they write.
         threads: to compute with.
         model: Ridgeline's name of the model.
-        dtype: Ridgeline's.
+        dtype, kv_dtype: Ridgeline's.
         step_tokens: Ridgeline's budget of a step where it runs without a server.
     """
 
@@ -38,6 +38,7 @@ class Setting:
     threads: int
     model: str
     dtype: str
+    kv_dtype: str
     step_tokens: int
 
 

@@ -1,8 +1,9 @@
 """What the machine's ceilings allow in each row, whoever computes.
 
 The limit takes the least there is to do: every weight is read once a step as it lies in the model's
-file (some 5 bits), K and V once in float16; products of weights are in int8, those of attention in
-float32, or all of them in bfloat16 in AMX tiles where that is faster; reading and computing overlap.
+file (some 5 bits), K and V once as Ridgeline stores them; products of weights are in int8, those of
+attention in float32, or all of them in bfloat16 in AMX tiles where that is faster; reading and computing
+overlap.
 What else a step does costs nothing.
 """
 
@@ -27,10 +28,11 @@ class Ceilings:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is computed, and the bytes that a weight takes on average."""
+    """What is computed, the bytes that a weight takes on average, and what K and V are stored in."""
 
     shape: ModelShape
     bytes_per_weight: float
+    kv_dtype: str = "float16"
 
 
 def step_seconds(ceilings: Ceilings, model: Model, work: Work) -> float:
@@ -38,7 +40,7 @@ def step_seconds(ceilings: Ceilings, model: Model, work: Work) -> float:
     hardware = Hardware("here", 0, 1.0, {"int8": 1.0}, efficiency=PRINTED_PEAKS)
 
     def cost_of(some: Work) -> tuple[float, float]:
-        cost = step_cost(model.shape, hardware, "int8", some, kv_dtype="float16")
+        cost = step_cost(model.shape, hardware, "int8", some, kv_dtype=model.kv_dtype)
         return cost.flops, cost.bytes
 
     flops, moved = cost_of(work)

@@ -28,7 +28,8 @@ class Ridgeline(Contender):
         """What was computed with."""
         import ridgeline
 
-        asked = {"dtype": self.setting.dtype, "step_tokens": self.setting.step_tokens}
+        setting = self.setting
+        asked = {"dtype": setting.dtype, "kv_dtype": setting.kv_dtype, "step_tokens": setting.step_tokens}
         return {"version": ridgeline.__version__, "fingerprint": self._fingerprint, **asked}
 
     def enter(self) -> None:
@@ -37,7 +38,7 @@ class Ridgeline(Contender):
         worker = Worker(
             [
                 *(sys.executable, Path(__file__).with_name("ours_worker.py")),
-                *("--model", setting.model, "--dtype", setting.dtype),
+                *("--model", setting.model, "--dtype", setting.dtype, "--kv-dtype", setting.kv_dtype),
                 *("--threads", str(setting.threads), "--step-tokens", str(setting.step_tokens)),
             ],
             self.log("worker"),
@@ -59,7 +60,8 @@ class Ridgeline(Contender):
         program = [sys.executable, "-c", "from ridgeline.cli.main import main; main()"]
         return [
             *program,
-            *("serve", setting.model, "--port", str(port), "--dtype", setting.dtype),
+            *("serve", setting.model, "--port", str(port)),
+            *("--dtype", setting.dtype, "--kv-dtype", setting.kv_dtype),
             *("--threads", str(setting.threads), "--data-dir", setting.logs / "data"),
             *("--log-level", "warning"),
         ], {}

@@ -85,10 +85,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--dtype", required=True)
+    parser.add_argument("--kv-dtype", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--step-tokens", type=int, required=True)
     options = parser.parse_args()
-    asked = EngineOptions(dtype=options.dtype, threads=options.threads, max_batch_tokens=options.step_tokens)
+    asked = EngineOptions(
+        dtype=options.dtype,
+        kv_dtype=options.kv_dtype,
+        threads=options.threads,
+        max_batch_tokens=options.step_tokens,
+    )
     metrics = Metrics()
     engines = build_engines(
         [ModelSpec(options.model)],

@@ -7,7 +7,7 @@ Everything is computed by plain torch in float32, but for what `--compiled` adds
 What a kernel would compute with fewer bits is rounded
 to that before it is used, which gives the kernel's numbers but for the order of its sums: weights as they
 come out of the packed blocks that the kernels read, activations before each product in blocks of 32 with
-a common scale, K and V in float16.
+a common scale, K and V in float16 or in int8.
 
 Each window of the text is scored on its own. The loss is that of perplexity; its standard error is of the
 differences token by token, which is far smaller than that of either perplexity. Divergence is that of
@@ -35,6 +35,7 @@ from gguf.quants import dequantize, quantize
 
 from ridgeline.kernels.interface import Batch, Chunk
 from ridgeline.kernels.jit.blocks import BLOCK, from_floats
+from ridgeline.kernels.jit.kv_pool import FLOAT16, INT8
 from ridgeline.kernels.jit.packing import interleave_gate_up, inverse, unpack
 from ridgeline.kernels.reference import rms_norm, rope
 from ridgeline.models.block_weights import load_blocks
@@ -63,6 +64,12 @@ def to_int8(x: torch.Tensor) -> torch.Tensor:
 def to_half(x: torch.Tensor) -> torch.Tensor:
     """What is left in float16."""
     return x.half().float()
+
+
+def to_int8_head(x: torch.Tensor) -> torch.Tensor:
+    """What is left in int8 with a scale for each token and head."""
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return torch.where(scale > 0, x / scale, 0.0).round() * scale
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,7 @@ def variants(files: ModelFiles) -> dict[str, Logits]:
         "kernels": PlainModel(config, blocks, to_int8, to_half),
         "int8 activations alone": PlainModel(config, plain, activations=to_int8),
         "float16 K and V alone": PlainModel(config, plain, keys_values=to_half),
+        "int8 K and V alone": PlainModel(config, plain, keys_values=to_int8_head),
         "8-bit weights alone": PlainModel(config, eight),
         "8-bit weights, int8 activations": PlainModel(config, eight, to_int8, to_half),
         "Q4_0 weights alone": PlainModel(config, four),
@@ -184,13 +192,16 @@ def compiled(files: ModelFiles, window: int) -> dict[str, Logits]:
     """The model as the CPU executor computes it in int8, and in tiles where the processor has them."""
     from ridgeline.kernels.jit.target import has_tiles
 
-    found = {"compiled kernels": _compiled(files, window, sys.maxsize)}
-    if has_tiles():
-        found["compiled kernels, in tiles"] = _compiled(files, window, 1)
-    return found
+    least_wides = {"": sys.maxsize} | ({", in tiles": 1} if has_tiles() else {})
+    forms = {"": FLOAT16, ", int8 K and V": INT8}
+    return {
+        f"compiled kernels{tiles}{kv}": _compiled(files, window, least_wide, form)
+        for tiles, least_wide in least_wides.items()
+        for kv, form in forms.items()
+    }
 
 
-def _compiled(files: ModelFiles, window: int, least_wide: int) -> Logits:
+def _compiled(files: ModelFiles, window: int, least_wide: int, kv_form: int) -> Logits:
     from ridgeline.models.block_transformer import BLOCK_SIZE_TOKENS, BlockTransformer
 
     blocks = -(-window // BLOCK_SIZE_TOKENS)
@@ -201,6 +212,7 @@ def _compiled(files: ModelFiles, window: int, least_wide: int) -> Logits:
         block_size_tokens=BLOCK_SIZE_TOKENS,
         max_positions=window,
         threads=torch.get_num_threads(),
+        kv_form=kv_form,
         least_wide=least_wide,
     )
     threads = torch.get_num_threads()

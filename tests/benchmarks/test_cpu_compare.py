@@ -48,7 +48,7 @@ def test_output_without_one_result_is_refused(read: Any, output: str) -> None:
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Setting:
-    return Setting(tmp_path / "peers", tmp_path, 2, "smollm2-135m", "auto", 512)
+    return Setting(tmp_path / "peers", tmp_path, 2, "smollm2-135m", "auto", "auto", 512)
 
 
 def test_peers_that_are_not_installed_say_what_is_missing(setting: Setting) -> None:

@@ -117,6 +117,7 @@ def test_lists_from_file_and_environment(captured: Captured, tmp_path: Path) -> 
         (("--dtype", "float16"), "cpu does not compute in 'float16'; it has auto, float32, bfloat16"),
         (("--device", "cuda", "--dtype", "int8"), "it has auto, float32, bfloat16, float16"),
         (("--device", "simulated:a100-80", "--dtype", "float8"), "it has auto, float32"),
+        (("--kv-dtype", "int4"), "'int4' is no dtype; there are auto, float32"),
         (("--device", "gpu"), "there are cpu, cuda, cuda:N and simulated:NAME"),
         (("--device", "cuda:"), "'cuda:' is no device"),
         (("--device", "cuda:one"), "'cuda:one' is no device"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_models import make_model
@@ -12,7 +13,7 @@ from step_driver import StepDriver
 
 from ridgeline.engine.core.plan import Row, StepPlan
 from ridgeline.engine.executors.cpu import CpuExecutor
-from ridgeline.engine.executors.cpu_models import resolve_dtype
+from ridgeline.engine.executors.cpu_models import resolve_dtype, resolve_kv_dtype
 from ridgeline.engine.executors.memory import available_bytes
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
@@ -83,6 +84,37 @@ def test_dtypes(files: ModelFiles) -> None:
     assert resolve_dtype("auto", fitting) == "int8"
     with pytest.raises(ModelError, match="--dtype float16 is not supported on the CPU; choose auto, float32"):
         resolve_dtype("float16", fitting)
+
+
+def test_keys_and_values_in_int8_take_half_the_memory_and_tell_it() -> None:
+    fitting = make_model("llama", hidden_size=96, intermediate_size=160, head_dim=32)[1]
+    usual, narrow = (make_executor(fitting, dtype="int8", kv_dtype=kv) for kv in ("auto", "int8"))
+    assert (usual.kv_dtype, narrow.kv_dtype) == ("float16", "int8")
+    # 32 values of a head, and a scale of 4 bytes for them.
+    assert narrow.geometry.block_bytes * 64 == usual.geometry.block_bytes * (32 + 4)
+    assert narrow.geometry.blocks > usual.geometry.blocks * 1.7
+    assert narrow.fingerprint == f"{usual.fingerprint}-kv-int8"
+    for executor in (usual, narrow):
+        driver = StepDriver(executor)
+        answers = driver.generate([driver.admit(ids, DRAWN) for ids in PROMPTS], 8)
+        assert [len(answer) for answer in answers] == [8] * len(PROMPTS)
+        blocks = np.array([1, 0])
+        contents = executor.model.read_blocks(blocks)
+        assert contents.shape == (2, executor.geometry.block_bytes)
+        executor.model.write_blocks(blocks[::-1], contents)
+        assert np.array_equal(executor.model.read_blocks(blocks[::-1]), contents)
+        executor.close()
+
+
+def test_what_keys_and_values_can_be_stored_in() -> None:
+    assert resolve_kv_dtype("auto", "bfloat16") == resolve_kv_dtype("bfloat16", "bfloat16") == "bfloat16"
+    assert resolve_kv_dtype("float16", "int8") == resolve_kv_dtype("auto", "int8") == "float16"
+    with pytest.raises(
+        ModelError, match="--kv-dtype int8 .* where it computes in float32; choose auto, float32"
+    ):
+        resolve_kv_dtype("int8", "float32")
+    with pytest.raises(ModelError, match="--kv-dtype float8 .* computes in int8; choose auto, float16, int8"):
+        resolve_kv_dtype("float8", "int8")
 
 
 def test_models_and_processors_without_int8(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:

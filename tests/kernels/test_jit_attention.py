@@ -87,7 +87,7 @@ def stored_bits(values: Floats) -> npt.NDArray[np.uint16]:
     case = Case(1, 1, 64, [18], [1])
     case.qkv[0, 128:] = values
     store_all(
-        (case.qkv, case.positions, case.write_blocks, case.rotations, case.pool), 0, 1, (1, 1, 64), True
+        (case.qkv, case.positions, case.write_blocks, case.rotations, case.kv_pool), 0, 1, (1, 1, 64), True
     )
     return case.pool[case.tables[0][1], 1, 1, 0].reshape(16, 64)[1]
 

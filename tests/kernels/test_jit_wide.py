@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numba import njit
 from test_jit_products import FORMS, matrix
 
+from ridgeline.kernels.jit.kv_pool import FLOAT16, INT8
 from ridgeline.kernels.jit.memory import aligned_zeros
 from ridgeline.kernels.jit.packing import pack
 from ridgeline.kernels.jit.wide import (
@@ -165,3 +166,17 @@ def test_gated_activations_in_place_of_blocks() -> None:
     assert np.array_equal(np.isnan(found), np.isnan(wanted))
     finite = np.isfinite(wanted)
     assert np.all(np.abs(found[finite] - wanted[finite]) <= 2**-8 * np.abs(wanted[finite]))
+
+
+@pytest.mark.parametrize("form", [FLOAT16, INT8])
+def test_tops_are_raised_where_later_scores_are_far_larger(form: int) -> None:
+    """Larger by 88 than those of the first span, then by as much again: weights would overflow."""
+    case = Case(2, 1, 32, [600], [40], form=form)
+    case.rotations[:, :16], case.rotations[:, 16:] = 1, 0
+    case.qkv[:, :96] = 0
+    case.qkv[:, [0, 32]] = 1
+    for position, key_value in enumerate(case.stored[0][:560]):
+        key_value[0] = 0
+        key_value[0, :, 0] = {0: 1, 100: 500, 300: 500, 400: 1000, 410: 1000}.get(position, 0)
+        case.store(case.tables[0], position, key_value)
+    wide_check(case)

@@ -17,6 +17,7 @@ from gguf.quants import dequantize, quantize
 from small_models import ARCHITECTURES, make_model, reference_logits
 
 from ridgeline.kernels.interface import Batch, Chunk
+from ridgeline.kernels.jit.kv_pool import FLOAT16, INT8
 from ridgeline.kernels.jit.target import has_tiles
 from ridgeline.models import block_job, block_transformer
 from ridgeline.models.block_transformer import BlockTransformer
@@ -76,7 +77,9 @@ class Steps(BlockTransformer):
         return Computed(hidden.clone(), logits.clone(), peaks)
 
 
-def block_model(files: ModelFiles, threads: int = 2, least_wide: int = NEVER) -> BlockTransformer:
+def block_model(
+    files: ModelFiles, threads: int = 2, least_wide: int = NEVER, kv_form: int = FLOAT16
+) -> BlockTransformer:
     return Steps(
         files.config,
         load_blocks(files),
@@ -84,6 +87,7 @@ def block_model(files: ModelFiles, threads: int = 2, least_wide: int = NEVER) ->
         block_size_tokens=16,
         max_positions=128,
         threads=threads,
+        kv_form=kv_form,
         least_wide=least_wide,
     )
 
@@ -201,6 +205,23 @@ def test_what_is_not_finite_spoils_its_own_sequence_only(files: ModelFiles, leas
     assert torch.equal(spoilt[1], clean[1])
     model.clean(TABLES[0])
     assert torch.isfinite(model.forward(batch([(0, 1, 20)], []), np.array([0]))[1]).all()
+
+
+def test_keys_and_values_in_int8_change_little_and_are_cleaned(files: ModelFiles, least_wide: int) -> None:
+    first, then = batch([], [(0, PROMPT[:60], 0), (1, OTHER[:20], 0)]), batch([(0, 1, 60), (1, 2, 20)], [])
+    found = []
+    for form in (FLOAT16, INT8):
+        model = block_model(files, 2, least_wide, form)
+        found.append([model.forward(each, all_rows(each))[1] for each in (first, then)])
+    for half, narrow in zip(*found, strict=True):
+        assert error(narrow, half) < 0.1
+    scale = model._pool[TABLES[0][0], 1, 1, 0, 16 * 32 :].view(np.float32)
+    scale[5] = np.nan
+    spoilt = model.forward(then, all_rows(then))[1]
+    assert torch.isnan(spoilt[0]).all()
+    assert torch.equal(spoilt[1], found[1][1][1])
+    model.clean(TABLES[0])
+    assert torch.isfinite(model.forward(then, all_rows(then))[1]).all()
 
 
 def test_the_head_is_wide_by_its_own_rows_and_steps_by_theirs(files: ModelFiles) -> None:

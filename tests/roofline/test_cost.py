@@ -88,6 +88,15 @@ def test_kv_dtype_changes_the_traffic_of_the_cache_alone():
     assert wide.flops == narrow.flops
 
 
+def test_a_narrow_cache_is_counted_with_its_scales():
+    work = Work.of([(1, 999)], 1)
+    half, narrow = (
+        step_cost(LLAMA_8B, H100, "bfloat16", work, kv_dtype=dtype).bytes for dtype in ("float16", "int8")
+    )
+    values = 2 * 32 * 8  # K and V of a token, by layers and heads
+    assert half - narrow == 1000 * values * (2 * 128 - 128 - 4)
+
+
 def test_a_tiny_model_on_a_big_device_is_bound_by_launches():
     cost = step_cost(SMOLLM2, HARDWARE["h200"], "bfloat16", Work.of([(1, 100)], 1))
     assert cost.bound_by == "launch"

@@ -54,6 +54,15 @@ def _check_dtype(device: str, dtype: str) -> None:
         )
 
 
+def check_kv_dtype(kv_dtype: str) -> str:
+    """Refuse what is no dtype at all; what a device can store beside its own dtype, its executor knows."""
+    from ridgeline.roofline import DTYPE_BYTES
+
+    if kv_dtype not in ("auto", *DTYPE_BYTES):
+        raise typer.BadParameter(f"'{kv_dtype}' is no dtype; there are auto, {', '.join(DTYPE_BYTES)}")
+    return kv_dtype
+
+
 def serve(
     models: Annotated[
         list[str] | None,
@@ -92,6 +101,15 @@ def serve(
             "--dtype",
             "auto, float32, bfloat16; float16 on cuda; int8 on the CPU; simulated devices have more.",
             metavar="DTYPE",
+        ),
+    ] = "auto",
+    kv_dtype: Annotated[
+        str,
+        option(
+            "--kv-dtype",
+            "Of the KV cache: auto; int8 on the CPU, beside --dtype int8: half the memory.",
+            metavar="DTYPE",
+            callback=check_kv_dtype,
         ),
     ] = "auto",
     kv_memory: Annotated[
@@ -254,6 +272,7 @@ def serve(
         engine = EngineOptions(
             device=device,
             dtype=dtype,
+            kv_dtype=kv_dtype,
             kv_memory_bytes=kv_memory,
             shared_prefixes=tuple(_text_of(path) for path in shared_prefix or ()),
             kv_policy=kv_policy,

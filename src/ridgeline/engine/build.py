@@ -124,6 +124,7 @@ def _executor(files: ModelFiles, options: EngineOptions) -> tuple[Executor, Cost
         cpu = CpuExecutor(
             files,
             dtype=options.dtype,
+            kv_dtype=options.kv_dtype,
             kv_memory_bytes=options.kv_memory_bytes,
             max_batch=options.sequences,
             max_context_tokens=context,
@@ -148,6 +149,8 @@ def _cuda(files: ModelFiles, options: EngineOptions, context: int, index: int) -
 
     from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
 
+    if options.kv_dtype not in ("auto", options.dtype):
+        raise ModelError(f"--kv-dtype {options.kv_dtype} is not supported on CUDA; choose auto.")
     if options.threads is not None:  # they convert weights on their way to the device
         torch.set_num_threads(options.threads)
     cuda = TorchCudaExecutor(
@@ -183,11 +186,13 @@ def _simulated(
     from ridgeline.engine.executors.simulated_model import readable_token_ids
 
     dtype = "bfloat16" if options.dtype == "auto" else options.dtype
+    kv_dtype = None if options.kv_dtype == "auto" else options.kv_dtype
     shape = files.config.shape()
     executor = SimulatedExecutor(
         shape,
         hardware,
         dtype=dtype,
+        kv_dtype=kv_dtype,
         vocab_size=files.config.vocab,
         kv_memory_bytes=options.kv_memory_bytes,
         max_batch=options.sequences,
@@ -197,4 +202,4 @@ def _simulated(
         allowed_token_ids=readable_token_ids(files.tokenizer, files.config.vocab),
         eos_token_id=min(files.tokenizer.eos_token_ids, default=None),
     )
-    return executor, CostModel(shape, hardware, dtype, options.tokens)
+    return executor, CostModel(shape, hardware, dtype, options.tokens, kv_dtype=kv_dtype)

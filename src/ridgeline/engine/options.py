@@ -71,6 +71,8 @@ class EngineOptions:
         device: "cpu", "cuda" or "cuda:N" for a GPU, or "simulated:NAME" for the roofline of a device
             of the catalogue.
         dtype: "auto", or a dtype the device can compute in.
+        kv_dtype: "auto", or what K and V are stored in. Fewer bytes hold more conversations and are read
+            faster; what that loses is told in docs/benchmarks/cpu.md.
         kv_memory_bytes: memory for KV blocks, per model. More keeps more conversations warm.
         kv_policy: which idle KV block goes first: "price", worth least in expected seconds, or "lru".
         kv_host_bytes: memory of the host for copies of KV blocks, per model; 0: none.
@@ -91,6 +93,7 @@ class EngineOptions:
 
     device: str = "cpu"
     dtype: str = "auto"
+    kv_dtype: str = "auto"
     kv_memory_bytes: int | None = None
     kv_policy: str = "price"
     kv_host_bytes: int = 0

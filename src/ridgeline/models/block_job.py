@@ -32,7 +32,8 @@ class Job:
     Args:
         config: of the model.
         weights: of the same model.
-        pool: its KV cache.
+        pool: its KV cache, see `kernels.jit.kv_pool`; [blocks, ...].
+        kv_form: of `FLOAT16` and `INT8`, how it is stored.
         max_positions: longest context that will be computed, in tokens.
         threads: that compute.
         least_wide: tokens from which on a step's products are wide, see `kernels.jit.wide`.
@@ -42,7 +43,8 @@ class Job:
         self,
         config: ModelConfig,
         weights: BlockWeights,
-        pool: npt.NDArray[np.uint16],
+        pool: Array,
+        kv_form: int,
         max_positions: int,
         threads: int,
         least_wide: int,
@@ -75,7 +77,7 @@ class Job:
             rotations=_rotations(config.rope_inverse_frequencies(), max_positions),
             max_positions=max_positions,
             pool=pool,
-            blocks=len(pool),
+            kv_form=kv_form,
             threads=threads,
         )
         splits = measure_splits()

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ridgeline.kernels.interface import Batch, Contents, Integers, KVShape
+from ridgeline.kernels.interface import Batch, Contents, Integers
 from ridgeline.kernels.jit import attention, step
+from ridgeline.kernels.jit.attention_int8_ir import provide_int8
 from ridgeline.kernels.jit.attention_ir import provide_attention
 from ridgeline.kernels.jit.kept import is_kept
+from ridgeline.kernels.jit.kv_pool import FLOAT16, INT8, piece_bytes
 from ridgeline.kernels.jit.memory import aligned_zeros
 from ridgeline.kernels.jit.products import provide_product
 from ridgeline.kernels.jit.splitting import measure_least_wide
@@ -38,6 +40,7 @@ class BlockTransformer:
         block_size_tokens: positions in a block; must be 16.
         max_positions: longest context that will be computed, in tokens.
         threads: that compute.
+        kv_form: how K and V are stored, `kv_pool.FLOAT16` or `INT8`.
         least_wide: tokens from which on a step's products are done in the processor's tiles; None: as
             is faster here, by measurement. Without tiles it must be None or `sys.maxsize`, which is never.
     """
@@ -51,25 +54,25 @@ class BlockTransformer:
         block_size_tokens: int,
         max_positions: int,
         threads: int,
+        kv_form: int = FLOAT16,
         least_wide: int | None = None,
     ) -> None:
         if block_size_tokens != BLOCK_SIZE_TOKENS:
             raise ValueError(f"blocks hold {BLOCK_SIZE_TOKENS} tokens, not {block_size_tokens}")
         self.config = config
-        self.kv_shape = KVShape(
-            config.layers, config.kv_heads, config.head_dim, blocks, block_size_tokens, torch.float16
-        )
+        self._kv_form = kv_form
         least_wide = measure_least_wide() if least_wide is None else least_wide
         if least_wide < sys.maxsize and not has_tiles():
             raise ValueError("this processor has no tiles, or the system does not let this process have them")
         self.kernel_name = f"numba-{instruction_set()}{'-amx' if least_wide < sys.maxsize else ''}"
         self._weights = weights
         self._team = Team(threads, step.PARTS_BESIDE_LAYERS + step.PARTS_PER_LAYER * config.layers)
-        pool_shape = (blocks, config.layers, 2, config.kv_heads, block_size_tokens * config.head_dim)
-        self._pool = aligned_zeros(pool_shape, np.uint16)
+        kind = np.dtype(np.uint8 if kv_form == INT8 else np.uint16)
+        piece = piece_bytes(kv_form, config.head_dim) // kind.itemsize
+        self._pool = aligned_zeros((blocks, config.layers, 2, config.kv_heads, piece), kind)
         self._hidden = aligned_zeros((0, config.hidden), np.float32)
         self._logits = self._logit_rows(0)
-        self._job = Job(config, weights, self._pool, max_positions, threads, least_wide)
+        self._job = Job(config, weights, self._pool, kv_form, max_positions, threads, least_wide)
         self._compile()
 
     def forward(self, batch: Batch, rows: Integers) -> Computed:
@@ -107,8 +110,13 @@ class BlockTransformer:
 
     def clean(self, blocks: Integers) -> None:
         """Replace what is not finite in these blocks, so that their next owner is not harmed."""
-        halves = self._pool[blocks].view(np.float16)
-        self._pool[blocks] = np.nan_to_num(halves).view(np.uint16)
+        found = self._pool[blocks]
+        if self._kv_form == INT8:
+            scales = found[..., BLOCK_SIZE_TOKENS * self.config.head_dim :].view(np.float32)
+            scales[~np.isfinite(scales)] = 0
+        else:
+            np.nan_to_num(found.view(np.float16), copy=False)
+        self._pool[blocks] = found
 
     def read_blocks(self, blocks: Integers) -> Contents:
         """A copy of what is in these blocks: [blocks, bytes]."""
@@ -118,7 +126,7 @@ class BlockTransformer:
         """Give blocks what was once read of others, [bytes] each."""
         shape = self._pool.shape[1:]
         for block, content in zip(blocks, contents, strict=True):
-            self._pool[block] = content.view(np.uint16).reshape(shape)
+            self._pool[block] = content.view(self._pool.dtype).reshape(shape)
 
     def close(self) -> None:
         """End the threads."""
@@ -130,6 +138,7 @@ class BlockTransformer:
             logger.info("compiling kernels for this processor; this once it takes some 30 seconds")
         provide_product()
         provide_attention()
+        provide_int8()
         self._forward, self._head = step.forward(), step.head()
 
     def _logits_for(self, rows: int) -> npt.NDArray[np.float32]:

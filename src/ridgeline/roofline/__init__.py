@@ -19,6 +19,7 @@ from ridgeline.roofline.hardware import (
     Links,
     dtype_bytes,
     find_hardware,
+    kv_value_bytes,
 )
 from ridgeline.roofline.known_shapes import KNOWN_SHAPES, find_shape
 from ridgeline.roofline.learning import StepTime
@@ -46,6 +47,7 @@ __all__ = [
     "dtype_bytes",
     "find_hardware",
     "find_shape",
+    "kv_value_bytes",
     "recompute_seconds",
     "ridge_point",
     "step_cost",

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from ridgeline.roofline.hardware import Hardware, dtype_bytes
+from ridgeline.roofline.hardware import Hardware, dtype_bytes, kv_value_bytes
 from ridgeline.roofline.shape import ModelShape
 from ridgeline.roofline.work import Work
 
@@ -127,7 +127,7 @@ def _rates_of(
         flops_per_pair=4.0 * shape.layers * shape.heads * shape.head_dim,
         flops_per_logit_row=2.0 * shape.head_parameters(),
         weights=weights,
-        kv_bytes_per_token=float(shape.kv_bytes_per_token(dtype_bytes(kv_dtype))),
+        kv_bytes_per_token=float(shape.kv_bytes_per_token(kv_value_bytes(kv_dtype, shape.head_dim))),
         flops_per_second=flops_per_second,
         bytes_per_second=bytes_per_second,
         overhead_seconds=overhead_seconds,

@@ -30,6 +30,15 @@ def dtype_bytes(dtype: str) -> float:
         raise ValueError(f"dtype {dtype!r} is unknown; there are {', '.join(DTYPE_BYTES)}") from None
 
 
+KV_SCALE_BYTES: Mapping[str, float] = {"int8": 4.0}
+"""Bytes that K, or V, of a token and head takes beside its values, by the KV cache's dtype."""
+
+
+def kv_value_bytes(kv_dtype: str, head_dim: int) -> float:
+    """Bytes per value of a KV cache, its scales included; raises ValueError as `dtype_bytes` does."""
+    return dtype_bytes(kv_dtype) + KV_SCALE_BYTES.get(kv_dtype, 0.0) / head_dim
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
     """Bytes per second and direction to what lies beside the device; 0 where there is none.

@@ -78,6 +78,10 @@ class ModelShape:
         tables = self.head_parameters() * (1 if self.tied_head else 2)
         return self.block_parameters() + tables
 
-    def kv_bytes_per_token(self, dtype_bytes: float) -> int:
-        """Bytes of the keys and values that one token leaves in the cache, over all layers."""
-        return int(2 * self.layers * self.kv_heads * self.head_dim * dtype_bytes)
+    def kv_bytes_per_token(self, value_bytes: float) -> int:
+        """Bytes of the keys and values that one token leaves in the cache, over all layers.
+
+        Args:
+            value_bytes: of one value, see `hardware.kv_value_bytes`.
+        """
+        return int(2 * self.layers * self.kv_heads * self.head_dim * value_bytes)

@@ -19,7 +19,7 @@ from ridgeline.engine.core.plan import (
     StepPlan,
     StepResult,
 )
-from ridgeline.engine.executors.cpu_models import Weights, kv_dtype, resolve_dtype, weight_bytes
+from ridgeline.engine.executors.cpu_models import Weights, resolve_dtype, resolve_kv_dtype, weight_bytes
 from ridgeline.engine.executors.cpu_peaks import this_processor
 from ridgeline.engine.executors.kv_size import plan_geometry
 from ridgeline.engine.executors.memory import available_bytes, gib, physical_cores
@@ -87,6 +87,7 @@ class CpuExecutor:
         dtype: float32 or bfloat16, of weights, KV cache and sums between layers; int8, of what is
             multiplied, with weights of 4 or 8 bits and a KV cache in float16; for `auto` see
             `resolve_dtype`.
+        kv_dtype: of the KV cache: `auto`; beside int8 also float16 and int8.
         kv_memory_bytes: size of the KV cache. None takes what `max_batch` sequences of
             `max_context_tokens` need, at most 40 % of the memory available once the weights are
             loaded. It is taken from the system only as it fills.
@@ -106,6 +107,7 @@ class CpuExecutor:
         files: ModelFiles,
         *,
         dtype: str,
+        kv_dtype: str = "auto",
         kv_memory_bytes: int | None,
         max_batch: int,
         max_context_tokens: int | None,
@@ -116,13 +118,13 @@ class CpuExecutor:
         threads = threads or physical_cores()
         torch.set_num_threads(threads)
         _check_weights_fit(files, self.dtype)
-        self.kv_dtype = str(kv_dtype(self.dtype)).removeprefix("torch.")
-        weights = Weights(files, self.dtype, threads)
+        self.kv_dtype = resolve_kv_dtype(kv_dtype, self.dtype)
+        weights = Weights(files, self.dtype, self.kv_dtype, threads)
         self.weight_bytes = weights.bytes()
         """What a step reads of the weights."""
         self.geometry = plan_geometry(
             config,
-            kv_dtype(self.dtype),
+            self.kv_dtype,
             kv_memory_bytes=kv_memory_bytes,
             available=_available_bytes(),
             max_batch=max_batch,
@@ -136,7 +138,9 @@ class CpuExecutor:
         self.hardware = this_processor(self.dtype, threads)
         self._slots = Slots(self.geometry, CpuSlot.of)
         self.kernels = self.model.kernel_name
-        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.kernels}"
+        usual = self.kv_dtype == resolve_kv_dtype("auto", self.dtype)
+        stored = "" if usual else f"-kv-{self.kv_dtype}"
+        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.kernels}{stored}"
         _live.add(self)
 
     def launch(self, plan: StepPlan) -> CpuHandle:

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INT8 = "int8"
-INT8_KV = torch.float16
+INT8_KV = ("float16", INT8)
+"""What K and V may be stored in beside int8, the usual first."""
 
 
 class CpuModel(Protocol):
@@ -146,17 +147,29 @@ def weight_bytes(files: ModelFiles, dtype: str) -> int:
     return parameters * FLOATS[dtype].itemsize
 
 
-def kv_dtype(dtype: str) -> torch.dtype:
-    """Of K and V, beside a dtype to compute in."""
-    return INT8_KV if dtype == INT8 else FLOATS[dtype]
+def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
+    """What to store K and V in, for what was asked for, beside a dtype to compute in.
+
+    Raises:
+        ModelError: for what the kernels of that dtype do not read.
+    """
+    usual, *others = INT8_KV if dtype == INT8 else (dtype,)
+    if kv_dtype == "auto":
+        return usual
+    if kv_dtype not in (usual, *others):
+        raise ModelError(
+            f"--kv-dtype {kv_dtype} is not possible on the CPU where it computes in {dtype}; choose "
+            f"{', '.join(('auto', usual, *others))}."
+        )
+    return kv_dtype
 
 
 class Weights:
     """A model's weights, ready; the KV cache is made when it is known how much memory they left."""
 
-    def __init__(self, files: ModelFiles, dtype: str, threads: int) -> None:
+    def __init__(self, files: ModelFiles, dtype: str, kv_dtype: str, threads: int) -> None:
         self._config = files.config
-        self._dtype = dtype
+        self._dtype, self._kv_dtype = dtype, kv_dtype
         self._threads = threads
         self._kernels: CpuKernels | None = None
         if dtype == INT8:
@@ -186,6 +199,8 @@ class Weights:
                 block_size_tokens=block_size_tokens,
             )
             return TorchModel(transformer, self._kernels.name, self._threads)
+        from ridgeline.kernels.jit.kv_pool import FLOAT16
+        from ridgeline.kernels.jit.kv_pool import INT8 as INT8_FORM
         from ridgeline.models.block_transformer import BlockTransformer
 
         return BlockTransformer(
@@ -195,4 +210,5 @@ class Weights:
             block_size_tokens=block_size_tokens,
             max_positions=max_context_tokens,
             threads=self._threads,
+            kv_form=INT8_FORM if self._kv_dtype == INT8 else FLOAT16,
         )

@@ -72,6 +72,10 @@ class GpuMemory:
         return int(MARGIN * self.total_bytes)
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def step_bytes(config: ModelConfig, dtype: torch.dtype, limits: StepLimits, processors: int) -> int:
     """Bytes of all that a step needs beside weights and KV blocks, and of the tables that stay.
 
@@ -109,13 +113,13 @@ def check_model_fits(
     """
     weights = config.shape().parameters() * dtype.itemsize
     step = step_bytes(config, dtype, limits, memory.processors)
-    blocks = limits.max_batch * block_bytes_of(config, dtype)
+    blocks = limits.max_batch * block_bytes_of(config, _name(dtype))
     usable = max(0, memory.free_bytes - memory.margin_bytes)
     if weights + step + blocks <= usable:
         return
     narrower = " or --dtype bfloat16" if dtype.itemsize > 2 else ""
     raise ModelError(
-        f"{name} needs {gib(weights)} for its weights in {str(dtype).removeprefix('torch.')}, {gib(step)} "
+        f"{name} needs {gib(weights)} for its weights in {_name(dtype)}, {gib(step)} "
         f"to compute steps and {gib(blocks)} for a KV block per sequence, but {gib(usable)} of GPU memory "
         f"can be used ({gib(memory.free_bytes)} are free, {gib(memory.margin_bytes)} of them kept as a "
         f"margin); choose a smaller model{narrower}, lower --max-batch-tokens or --max-batch, or, where "
@@ -148,7 +152,7 @@ def plan_gpu_geometry(
     available = max(0, memory.free_bytes - step_bytes(config, dtype, limits, memory.processors))
     return plan_geometry(
         config,
-        dtype,
+        _name(dtype),
         kv_memory_bytes=kv_memory_bytes,
         available=available,
         max_batch=limits.max_batch,

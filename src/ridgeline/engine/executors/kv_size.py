@@ -2,13 +2,11 @@
 
 import logging
 
-import torch
-
 from ridgeline.engine.core.plan import Geometry
 from ridgeline.engine.executors.memory import gib
-from ridgeline.kernels.interface import KVShape
 from ridgeline.models.config import ModelConfig
 from ridgeline.models.errors import ModelError
+from ridgeline.roofline import kv_value_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +15,14 @@ SHARE_OF_AVAILABLE = 0.4
 """What the KV cache takes at most of the memory left beside the weights, unless told otherwise."""
 
 
-def block_bytes_of(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of one block over all layers, K and V."""
-    return KVShape(config.layers, config.kv_heads, config.head_dim, 1, BLOCK_SIZE_TOKENS, dtype).block_bytes
+def block_bytes_of(config: ModelConfig, kv_dtype: str) -> int:
+    """Bytes of one block over all layers, K and V, with their scales where the dtype has some."""
+    return BLOCK_SIZE_TOKENS * config.shape().kv_bytes_per_token(kv_value_bytes(kv_dtype, config.head_dim))
 
 
 def plan_geometry(
     config: ModelConfig,
-    dtype: torch.dtype,
+    kv_dtype: str,
     *,
     kv_memory_bytes: int | None,
     available: int,
@@ -37,7 +35,7 @@ def plan_geometry(
 
     Args:
         config: of the model.
-        dtype: of K and V.
+        kv_dtype: of K and V.
         kv_memory_bytes: what was asked for; None for the default.
         available: bytes that may be asked for.
         max_batch: most sequences in a step.
@@ -49,7 +47,7 @@ def plan_geometry(
     Raises:
         ModelError: if that is less than a block per sequence of a batch, or more than there is.
     """
-    block_bytes = block_bytes_of(config, dtype)
+    block_bytes = block_bytes_of(config, kv_dtype)
     if kv_memory_bytes is not None:
         room = kv_memory_bytes
     elif default_bytes is not None:

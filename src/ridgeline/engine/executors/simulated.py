@@ -28,7 +28,7 @@ from ridgeline.engine.executors.clock import Clock
 from ridgeline.engine.executors.simulated_kv import KVCells
 from ridgeline.engine.executors.simulated_model import HashModel, extend_hashes
 from ridgeline.models.errors import ModelError
-from ridgeline.roofline import Hardware, ModelShape, Work, dtype_bytes, step_cost
+from ridgeline.roofline import Hardware, ModelShape, Work, dtype_bytes, kv_value_bytes, step_cost
 
 BLOCK_SIZE_TOKENS = 16
 USABLE_MEMORY = 0.9
@@ -73,7 +73,9 @@ def kv_geometry(
     """
     usable = int(USABLE_MEMORY * hardware.memory_bytes)
     weights = int(shape.parameters() * dtype_bytes(dtype))
-    block_bytes = BLOCK_SIZE_TOKENS * shape.kv_bytes_per_token(dtype_bytes(kv_dtype or dtype))
+    block_bytes = BLOCK_SIZE_TOKENS * shape.kv_bytes_per_token(
+        kv_value_bytes(kv_dtype or dtype, shape.head_dim)
+    )
     room = usable - weights
     wanted = room if kv_memory_bytes is None else kv_memory_bytes
     if wanted > room or wanted < block_bytes:

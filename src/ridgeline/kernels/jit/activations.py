@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.attention_math import PER_LN2, power_of_two
+from ridgeline.kernels.jit.attention_math import PER_LN2, power_of_two, rough_power_of_two
 from ridgeline.kernels.jit.ir import F32, FLOATS, I8, I16, I32, INTS, Body, Value, constant, emitted
 from ridgeline.kernels.jit.target import AVX512, instruction_set
 
@@ -74,7 +74,8 @@ def silu_product(body: Body, gate: Value, up: Value, for_bfloat16: bool = False)
     largest = constant(FLOATS, 126.0)
     # Unordered: nan goes on.
     bounded = b.select(b.fcmp_unordered("<", power, largest), power, largest)
-    denominator = b.fadd(constant(FLOATS, 1.0), power_of_two(body, bounded, for_bfloat16))
+    exponential = (rough_power_of_two if for_bfloat16 else power_of_two)(body, bounded)
+    denominator = b.fadd(constant(FLOATS, 1.0), exponential)
     return b.fmul(b.fmul(gate, _reciprocal(body, denominator, for_bfloat16)), up)
 
 
@@ -104,18 +105,33 @@ def add_16(typing, source, target):
     return emitted("ridgeline_add", 2, _add)
 
 
-@intrinsic
-def _pointer(typing, address):
-    def generate(context, builder, signature, values):
-        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+def pointer_to(kind: Any) -> Any:
+    """Makes pointers to values of a kind of Numba's from addresses."""
 
-    return types.CPointer(types.float32)(types.intp), generate
+    @intrinsic
+    def pointer(typing, address):
+        def generate(context, builder, signature, values):
+            return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.intp), generate
+
+    return pointer
+
+
+_to_floats = pointer_to(types.float32)
+_to_integers = pointer_to(types.int64)
 
 
 @njit
 def floats_at(address, size):
     """The float32 array at an address."""
-    return carray(_pointer(address), size)
+    return carray(_to_floats(address), size)
+
+
+@njit
+def integers_at(address, size):
+    """The int64 array at an address."""
+    return carray(_to_integers(address), size)
 
 
 # Sums in any order; but nan and infinity are what they are, for they must reach the logits.

@@ -16,8 +16,9 @@ from ridgeline.kernels.jit.attention_single import (
     part_bytes,
     single_scratch_bytes,
 )
-from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS, rotate_and_store, rotate_and_store_group
+from ridgeline.kernels.jit.attention_storing import rotate_and_store, rotate_and_store_group
 from ridgeline.kernels.jit.attention_wide import attend_chunk_wide, wide_scratch_bytes
+from ridgeline.kernels.jit.kv_pool import BLOCK_TOKENS
 
 __all__ = [
     "BLOCK_TOKENS",

@@ -7,13 +7,14 @@ time, and the query heads of all its tokens are rows of products with them.
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
+from ridgeline.kernels.jit.attention_int8_moving import widen_int8_keys, widen_int8_values
 from ridgeline.kernels.jit.attention_ir import divide
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, LOWEST
 from ridgeline.kernels.jit.attention_moving import widen
 from ridgeline.kernels.jit.attention_rows import ROWS, SPAN, SPAN_VECTORS
 from ridgeline.kernels.jit.attention_span import attend_span
 from ridgeline.kernels.jit.attention_state import aligned
-from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
+from ridgeline.kernels.jit.kv_pool import BLOCK_TOKENS, INT8, keys_at, values_after
 
 _SPAN_BYTES = 4 * SPAN
 
@@ -57,11 +58,16 @@ def _copy_queries(qkv, first, count, column, width, queries):
 @njit(error_model="numpy")
 def _widen_span(pool, layer, kv_head, table, block, blocks, keys, values, head_dim):
     """Some blocks as float32: `keys` [head_dim, span], `values` [span, head_dim]."""
-    base = pool.ctypes.data + layer * pool.strides[1] + kv_head * pool.strides[3]
+    base, to_values = keys_at(pool, layer, kv_head), values_after(pool)
     for i in range(blocks):
-        place = base + table[block + i] * pool.strides[0]
-        widen(place, head_dim, keys + LINE_BYTES * i, _SPAN_BYTES)
-        widen(place + pool.strides[2], head_dim, values + LINE_BYTES * head_dim * i, LINE_BYTES)
+        place = base + table[block + i] * pool.block_bytes
+        row = values + LINE_BYTES * head_dim * i
+        if pool.form == INT8:
+            widen_int8_keys(place, head_dim, keys + LINE_BYTES * i, _SPAN_BYTES)
+            widen_int8_values(place + to_values, head_dim, row)
+        else:
+            widen(place, head_dim, keys + LINE_BYTES * i, _SPAN_BYTES)
+            widen(place + to_values, head_dim, row, LINE_BYTES)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -75,14 +81,14 @@ def attend_chunk(tile, kv_head, first, tokens, start, qkv, pool, layer, table, w
         tokens: of the chunk.
         start: position of the first one. K and V of all positions up to the last are in the pool.
         qkv: float32 [tokens, (heads + 2 * kv_heads) * head_dim], after `rotate_and_store`.
-        pool: uint16 [blocks, layers, 2, kv_heads, 16 * head_dim].
+        pool: the KV cache, see `kv_pool.KVPool`.
         layer: whose cache.
         table: int64 [blocks], of the sequence.
         window: a token attends to the last so many positions, itself among them; 0 for all.
         out: float32 [tokens, heads * head_dim].
         scratch: address of `chunk_scratch_bytes`, the calling thread's own.
     """
-    kv_heads, head_dim = pool.shape[3], pool.shape[4] // BLOCK_TOKENS
+    kv_heads, head_dim = pool.kv_heads, pool.head_dim
     group = (qkv.shape[1] // head_dim - 2 * kv_heads) // kv_heads
     column, width = kv_head * group * head_dim, group * head_dim
     row_blocks = _row_blocks(group)

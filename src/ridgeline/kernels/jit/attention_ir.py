@@ -9,21 +9,21 @@ from itertools import product
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, PER_LN2, counted, larger, power_of_two, shuffled
+from ridgeline.kernels.jit.attention_moving import fetch_line
 from ridgeline.kernels.jit.attention_span import provide_span
 from ridgeline.kernels.jit.ir import (
     F32,
     FLOATS,
     HALVES,
-    I8,
     I32,
     I64,
     INTS,
     LANES,
-    VOID,
     Body,
     Value,
     constant,
@@ -40,6 +40,12 @@ GROUP_ROWS = 4
 """Most query heads that share one load of what is stored as float16."""
 
 _HIDDEN = float("-inf")
+
+
+@njit(error_model="numpy")
+def tile_rows(left: int) -> int:
+    """Query heads to compute with at once where so many are left: 5 rather as 3 and 2 than as 4 and 1."""
+    return -(-left // -(-left // GROUP_ROWS))
 
 
 class _Sums:
@@ -104,17 +110,13 @@ class _Product:
         row = body.address(given["inputs"], b.mul(index, given["input_stride"]))
         halves = [body.load(HALVES, body.address(row, 2 * LANES * n), 2) for n in self._vectors]
         inputs = [b.fpext(vector, FLOATS) for vector in halves]
-        self._fetch(body, body.address(given["ahead"], b.mul(index, given["input_stride"])))
+        # Not for all at once, since of a burst much is ignored.
+        ahead = body.address(given["ahead"], b.mul(index, given["input_stride"]))
+        for line in range(0, 2 * LANES * len(self._vectors), LINE_BYTES):
+            fetch_line(body, body.address(ahead, line))
         at = b.mul(index, I64(4))
         scalars = [body.load(F32, body.address(factor, at), 4) for factor in factors]
         sums.add_products([body.splat(scalar, FLOATS) for scalar in scalars], inputs)
-
-    def _fetch(self, body: Body, row: Value) -> None:
-        """Ask for a row of the inputs to come: not for all at once, since of a burst much is ignored."""
-        for line in range(0, 2 * LANES * len(self._vectors), LINE_BYTES):
-            place = body.b.inttoptr(body.address(row, line), I8.as_pointer())
-            # To be read, wanted in all caches, of data.
-            body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(3), I32(1))
 
 
 _PRODUCT = (
@@ -189,12 +191,12 @@ def multiply_halves(
         inputs: float16 [depth, vectors * 16].
         out: float32 [rows, vectors * 16].
         accumulate: 1 to add to what is in `out`, 0 to replace it.
-        ahead: where inputs begin, with the same strides, that are soon to be in the first cache.
+        ahead: where inputs begin, with the same strides, that are soon to be in the second cache.
     """
     return external("ridgeline_attention_multiply_halves", len(_PRODUCT), provide_attention)
 
 
-def _fold(body: Body, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
+def fold(body: Body, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
     """All lanes combined, in every lane."""
     for distance in (8, 4, 2, 1):
         swapped = shuffled(body, vector, vector, [lane ^ distance for lane in range(LANES)])
@@ -232,7 +234,7 @@ def _absorb(function: Any) -> None:
             look(index, False)
         with some_hidden, counted(body, given["vectors"]) as index:
             look(index, True)
-    largest = _fold(body, b.load(running), partial(larger, body))
+    largest = fold(body, b.load(running), partial(larger, body))
     after = b.extract_element(largest, I32(0))
     top = b.fmul(largest, per_ln2)
     with b.if_then(b.fcmp_unordered("!=", after, before)):
@@ -271,7 +273,7 @@ def _divide(function: Any) -> None:
     body = Body(function.append_basic_block())
     b = body.b
     values, vectors, sums, out = function.args
-    total = _fold(body, body.load(FLOATS, sums, 4), b.fadd)
+    total = fold(body, body.load(FLOATS, sums, 4), b.fadd)
     inverse = b.fdiv(constant(FLOATS, 1.0), total)
     with counted(body, vectors) as index:
         at = b.mul(index, I64(4 * LANES))

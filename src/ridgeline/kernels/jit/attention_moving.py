@@ -8,8 +8,22 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.attention_math import counted
-from ridgeline.kernels.jit.ir import FLOATS, HALVES, I16, I32, I64, INTS, LANES, Body, constant, emitted
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted
+from ridgeline.kernels.jit.ir import (
+    FLOATS,
+    HALVES,
+    I8,
+    I16,
+    I32,
+    I64,
+    INTS,
+    LANES,
+    VOID,
+    Body,
+    Value,
+    constant,
+    emitted,
+)
 
 _LARGEST_HALF = 65504.0
 _SHORTS = ir.VectorType(I16, LANES)
@@ -54,6 +68,26 @@ def narrow(typing, source, vectors, out, out_stride):
     Rounds to the nearest, to even where two are as near; what is beyond the largest float16 becomes that.
     """
     return emitted("ridgeline_attention_narrow", 4, _narrow)
+
+
+def fetch_line(body: Body, address: Value) -> None:
+    """Ask for a line of the cache; to be read, wanted in all caches but the first, of data."""
+    place = body.b.inttoptr(address, I8.as_pointer())
+    body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(2), I32(1))
+
+
+def _fetch(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    source, lines = function.args
+    with counted(body, lines) as index:
+        fetch_line(body, body.address(source, body.b.mul(index, I64(LINE_BYTES))))
+    body.b.ret_void()
+
+
+@intrinsic
+def fetch(typing, source, lines):
+    """Ask for lines of the cache that are soon to be in the second one."""
+    return emitted("ridgeline_attention_fetch", 2, _fetch)
 
 
 def _pair_rows(function: Any) -> None:

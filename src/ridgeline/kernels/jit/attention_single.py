@@ -8,25 +8,18 @@ import math
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
-from ridgeline.kernels.jit.attention_ir import GROUP_ROWS, multiply_halves
+from ridgeline.kernels.jit.attention_float16 import attend_float16, float16_scratch_bytes
+from ridgeline.kernels.jit.attention_int8 import attend_int8, int8_scratch_bytes
 from ridgeline.kernels.jit.attention_math import LINE_BYTES
 from ridgeline.kernels.jit.attention_state import (
-    absorb_row,
     aligned,
     begin,
     finish,
     largest_of,
     state_bytes,
     sums_of,
-    tile_vectors,
 )
-from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
-
-_SEGMENT_BLOCKS = 16
-"""Scored before their values are read: few enough for the first cache, many to a change of the maximum."""
-
-_PIECES_AHEAD = 4
-"""Keys or values of a block that are on their way while others are computed with."""
+from ridgeline.kernels.jit.kv_pool import BLOCK_TOKENS, INT8
 
 _LEAST_PART_TOKENS = 256
 _PART_COST_TOKENS = 64
@@ -36,92 +29,17 @@ _PART_COST_TOKENS = 64
 @njit(error_model="numpy")
 def single_scratch_bytes(group: int, head_dim: int) -> int:
     """Of the scratch that `attend_single` and `attend_part` need."""
-    return LINE_BYTES + state_bytes(group, head_dim) + group * _SEGMENT_BLOCKS * LINE_BYTES
+    scores = max(float16_scratch_bytes(group), int8_scratch_bytes(group, head_dim))
+    return LINE_BYTES + state_bytes(group, head_dim) + scores
 
 
 @njit(error_model="numpy")
-def _tile_rows(left: int) -> int:
-    # Evenly: 5 rows are better computed as 3 and 2 than as 4 and 1.
-    return -(-left // -(-left // GROUP_ROWS))
-
-
-@njit(error_model="numpy")
-def _score_block(query, group, keys, scores, stride, head_dim, ahead):
-    row = 0
-    while row < group:
-        rows = _tile_rows(group - row)
-        factors, out = query + 4 * head_dim * row, scores + stride * row
-        multiply_halves(
-            rows, 1, factors, 4 * head_dim, keys, 2 * BLOCK_TOKENS, head_dim, out, stride, 0, ahead
-        )
-        row += rows
-
-
-@njit(error_model="numpy")
-def _add_values(weights, stride, group, values, tokens, state, head_dim, ahead):
-    row = 0
-    while row < group:
-        rows = _tile_rows(group - row)
-        column = 0
-        while column < head_dim:
-            vectors = tile_vectors((head_dim - column) // 16)
-            multiply_halves(
-                rows,
-                vectors,
-                weights + stride * row,
-                stride,
-                values + 2 * column,
-                2 * head_dim,
-                tokens,
-                state + 4 * (head_dim * row + column),
-                4 * head_dim,
-                1,
-                ahead + 2 * column,
-            )
-            column += 16 * vectors
-        row += rows
-
-
-@njit(error_model="numpy")
-def _place_ahead(pool, table, base, segment, end_block, piece):
-    """Where a piece to come is, counted from a segment's first: its keys, its values, what follows."""
-    blocks = min(_SEGMENT_BLOCKS, end_block - segment)
-    if piece < blocks:
-        return base + table[segment + piece] * pool.strides[0]
-    block = segment + piece - blocks
-    if piece < 2 * blocks:
-        return base + table[block] * pool.strides[0] + pool.strides[2]
-    if block < end_block:
-        return base + table[block] * pool.strides[0]
-    # The next KV head's are often attended to next, and by whom does not matter: threads share a cache.
-    return base + table[min(block - end_block, end_block - 1)] * pool.strides[0] + pool.strides[3]
-
-
-@njit(error_model="numpy")
-def _attend_range(query, group, pool, layer, kv_head, table, first, end, state, scores, head_dim):
+def _attend_range(query, group, pool, layer, kv_head, table, first, end, state, scores):
     """Absorb the positions from `first` to before `end`; addresses are `query`, `state` and `scores`."""
-    base = pool.ctypes.data + layer * pool.strides[1] + kv_head * pool.strides[3]
-    stride = _SEGMENT_BLOCKS * LINE_BYTES
-    end_block = -(-end // BLOCK_TOKENS)
-    segment = first // BLOCK_TOKENS
-    while segment < end_block:
-        blocks = min(_SEGMENT_BLOCKS, end_block - segment)
-        for i in range(blocks):
-            ahead = _place_ahead(pool, table, base, segment, end_block, i + _PIECES_AHEAD)
-            keys = base + table[segment + i] * pool.strides[0]
-            _score_block(query, group, keys, scores + LINE_BYTES * i, stride, head_dim, ahead)
-        start = segment * BLOCK_TOKENS
-        for row in range(group):
-            absorb_row(state, group, head_dim, row, scores + stride * row, blocks, first - start, end - start)
-        for i in range(blocks):
-            ahead = _place_ahead(pool, table, base, segment, end_block, blocks + i + _PIECES_AHEAD)
-            # What was never written may be nan, which a weight of 0 would not hide.
-            low = max(0, first - start - BLOCK_TOKENS * i)
-            high = min(BLOCK_TOKENS, end - start - BLOCK_TOKENS * i)
-            weights = scores + LINE_BYTES * i + 4 * low
-            values = base + table[segment + i] * pool.strides[0] + pool.strides[2] + 2 * head_dim * low
-            _add_values(weights, stride, group, values, high - low, state, head_dim, ahead)
-        segment += blocks
+    if pool.form == INT8:
+        attend_int8(query, group, pool, layer, kv_head, table, first, end, state, scores)
+    else:
+        attend_float16(query, group, pool, layer, kv_head, table, first, end, state, scores)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -132,7 +50,7 @@ def attend_single(token, kv_head, qkv, pool, layer, table, context, window, out,
         token: row of `qkv` and `out`.
         kv_head: which.
         qkv: float32 [tokens, (heads + 2 * kv_heads) * head_dim], after `rotate_and_store`.
-        pool: uint16 [blocks, layers, 2, kv_heads, 16 * head_dim].
+        pool: the KV cache, see `kv_pool.KVPool`.
         layer: whose cache.
         table: int64 [blocks], of the sequence.
         context: positions up to the token, itself among them.
@@ -140,7 +58,7 @@ def attend_single(token, kv_head, qkv, pool, layer, table, context, window, out,
         out: float32 [tokens, heads * head_dim].
         scratch: address of `single_scratch_bytes`, the calling thread's own.
     """
-    kv_heads, head_dim = pool.shape[3], pool.shape[4] // BLOCK_TOKENS
+    kv_heads, head_dim = pool.kv_heads, pool.head_dim
     group = (qkv.shape[1] // head_dim - 2 * kv_heads) // kv_heads
     at = 4 * head_dim * group * kv_head
     query = qkv.ctypes.data + token * qkv.strides[0] + at
@@ -148,7 +66,7 @@ def attend_single(token, kv_head, qkv, pool, layer, table, context, window, out,
     scores = state + state_bytes(group, head_dim)
     first = max(0, context - window) if window > 0 else 0
     begin(state, group, head_dim)
-    _attend_range(query, group, pool, layer, kv_head, table, first, context, state, scores, head_dim)
+    _attend_range(query, group, pool, layer, kv_head, table, first, context, state, scores)
     finish(state, group, head_dim, 0, group, out.ctypes.data + token * out.strides[0] + at)
 
 
@@ -188,7 +106,7 @@ def attend_part(token, kv_head, part, parts, qkv, pool, layer, table, context, w
         parts: how many.
         partial: address of `part_bytes` for this part's result, best a multiple of 64.
     """
-    kv_heads, head_dim = pool.shape[3], pool.shape[4] // BLOCK_TOKENS
+    kv_heads, head_dim = pool.kv_heads, pool.head_dim
     group = (qkv.shape[1] // head_dim - 2 * kv_heads) // kv_heads
     query = qkv.ctypes.data + token * qkv.strides[0] + 4 * head_dim * group * kv_head
     first = max(0, context - window) if window > 0 else 0
@@ -200,7 +118,7 @@ def attend_part(token, kv_head, part, parts, qkv, pool, layer, table, context, w
     low, high = max(low, first), min(high, context)
     if low < high:
         scores = aligned(scratch)
-        _attend_range(query, group, pool, layer, kv_head, table, low, high, partial, scores, head_dim)
+        _attend_range(query, group, pool, layer, kv_head, table, low, high, partial, scores)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -8,11 +8,11 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.activations import norm_row
+from ridgeline.kernels.jit.attention_int8_moving import narrow_int8
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted
 from ridgeline.kernels.jit.attention_moving import narrow
 from ridgeline.kernels.jit.ir import F32, FLOATS, I64, VOID, Body
-
-BLOCK_TOKENS = 16
+from ridgeline.kernels.jit.kv_pool import BLOCK_TOKENS, INT8, keys_at, scales_of, values_after
 
 
 def _write_rotate(function: Any) -> None:
@@ -49,6 +49,22 @@ def _rotate(typing, place, rotation, vectors, factor):
     return types.void(types.intp, types.intp, types.intp, types.float32), generate
 
 
+@njit(error_model="numpy")
+def _store_token(pool, offset, key, value, piece):
+    """Key and value, float32 at addresses, as a position of a piece of K and its piece of V."""
+    head_dim, values = pool.head_dim, piece + values_after(pool)
+    if pool.form == INT8:
+        scale, half = 4 * offset, offset // 2
+        narrow_int8(
+            key, head_dim // 2, piece + 2 * offset, 2 * BLOCK_TOKENS, 1, scales_of(pool, piece) + scale
+        )
+        place = values + 2 * head_dim * half + offset % 2
+        narrow_int8(value, head_dim // 2, place, 4, 2, scales_of(pool, values) + scale)
+    else:
+        narrow(key, head_dim // 16, piece + 2 * offset, 2 * BLOCK_TOKENS)
+        narrow(value, head_dim // 16, values + 2 * head_dim * offset, 2)
+
+
 @njit(nogil=True, error_model="numpy")
 def rotate_and_store_group(
     token,
@@ -79,8 +95,7 @@ def rotate_and_store_group(
             Pair i is elements i and i + head_dim / 2.
         head_norms: address of float32 [2, head_dim], weights of the norms of q and of k; 0 for none.
         norm_eps: of these.
-        pool: uint16 [blocks, layers, 2, kv_heads, 16 * head_dim], float16 in fact. What does not fit
-            in one becomes its largest value.
+        pool: the KV cache, see `kv_pool.KVPool`. What does not fit in float16 becomes its largest value.
         layer: whose cache.
         heads, kv_heads, head_dim: of the model; head_dim is a multiple of 32.
         attention_scale: factor of the scores.
@@ -98,12 +113,8 @@ def rotate_and_store_group(
             norm_row(place, weight, head_dim, norm_eps, place)
         factor = np.float32(1.0) if is_key else np.float32(attention_scale)
         _rotate(place, rotation, head_dim // 32, factor)
-    block = pool.ctypes.data + write_blocks[token] * pool.strides[0] + layer * pool.strides[1]
-    block += kv_head * pool.strides[3]
-    offset = position % BLOCK_TOKENS
-    narrow(key, head_dim // 16, block + 2 * offset, 2 * BLOCK_TOKENS)
-    value = key + 4 * head_dim * kv_heads
-    narrow(value, head_dim // 16, block + pool.strides[2] + 2 * head_dim * offset, 2)
+    piece = keys_at(pool, layer, kv_head) + write_blocks[token] * pool.block_bytes
+    _store_token(pool, position % BLOCK_TOKENS, key, key + 4 * head_dim * kv_heads, piece)
 
 
 @njit(nogil=True, error_model="numpy")

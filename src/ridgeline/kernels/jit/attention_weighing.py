@@ -1,4 +1,8 @@
-"""Scores of 16 rows to weights of softmaxes under way, in LLVM's own language: for `attention_wide`.
+"""Scores of 32 rows with 32 positions to weights of softmaxes under way, in LLVM's own language.
+
+For `attention_wide`. Weights are `exp(score - top)` with a top of each row that need not be its largest
+score: one of the first scores will do, as long as no weight becomes too large for a float. Only where one
+does are tops looked for again.
 
 All arguments are int64: addresses, counts, and strides in bytes. Vectors are of 16 lanes.
 """
@@ -6,15 +10,16 @@ All arguments are int64: addresses, counts, and strides in bytes. Vectors are of
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ridgeline.kernels.jit.attention_math import LINE_BYTES, PER_LN2, counted, larger, power_of_two
+from ridgeline.kernels.jit.attention_ir import fold
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, PER_LN2, counted, larger, rough_power_of_two
 from ridgeline.kernels.jit.attention_rows import largest_of_each
 from ridgeline.kernels.jit.ir import (
     F32,
     FLOATS,
-    I16,
     I32,
     I64,
     INTS,
@@ -25,20 +30,29 @@ from ridgeline.kernels.jit.ir import (
     constant,
     emitted,
 )
-from ridgeline.kernels.jit.wide import brain_floats, guarded
+from ridgeline.kernels.jit.wide import ROWS, brain_floats, guarded
 
-ROWS = 16
+PANEL = 2 * LANES
+"""Positions of a panel."""
 
-_NAMES = (
-    "scores score_stride vectors hides lows highs largest sums values value_vectors weights weight_stride"
-).split()
+PANEL_ROW_BYTES = 2 * LINE_BYTES
+"""Of its scores, which lie row after row."""
+
+_MOST = 1e30
+"""That a row's weights of a span may sum up to: what they are multiplied with must not overflow either."""
+
+_SEEN = "hides first lows highs".split()
 
 
-def _hidden(body: Body, given: dict[str, Value], row: Value, index: Value, scores: Value) -> Value:
-    """Scores of a vector with those that the row must not see at minus infinity."""
+def _seen_scores(body: Body, given: dict[str, Value], row: Value, part: int, hides: bool) -> Value:
+    """Half of a row's scores, those that it must not see at minus infinity."""
     b = body.b
-    lanes = ir.Constant(INTS, [I32(i) for i in range(LANES)])
-    at = b.add(body.splat(b.trunc(b.mul(index, I64(LANES)), I32), INTS), lanes)
+    place = body.address(given["scores"], b.mul(row, I64(PANEL_ROW_BYTES)))
+    scores = body.load(FLOATS, body.address(place, LINE_BYTES * part), 4)
+    if not hides:
+        return scores
+    lanes = ir.Constant(INTS, [I32(LANES * part + i) for i in range(LANES)])
+    at = b.add(body.splat(b.trunc(given["first"], I32), INTS), lanes)
     bounds = []
     for name in ("lows", "highs"):
         bound = body.load(I64, body.address(given[name], b.mul(row, I64(8))), 8)
@@ -47,115 +61,99 @@ def _hidden(body: Body, given: dict[str, Value], row: Value, index: Value, score
     return b.select(is_seen, scores, constant(FLOATS, float("-inf")))
 
 
-def _find_largest(body: Body, given: dict[str, Value], tops: Value, hides: bool) -> None:
-    """The largest score of each lane of each row."""
+def _weigh_rows(body: Body, given: dict[str, Value], hides: bool) -> None:
     b = body.b
     with counted(body, I64(ROWS)) as row:
-        start = body.address(given["scores"], b.mul(row, given["score_stride"]))
-        running = cgutils.alloca_once(b, FLOATS)
-        b.store(constant(FLOATS, float("-inf")), running)
-        with counted(body, given["vectors"]) as index:
-            place = body.address(start, b.mul(index, I64(LINE_BYTES)))
-            scores = body.load(FLOATS, place, 4)
-            if hides:
-                scores = _hidden(body, given, row, index, scores)
-                body.store(scores, place, 4)
-            b.store(larger(body, b.load(running), scores), running)
-        b.store(b.load(running), b.gep(tops, [row]))
-
-
-def _lane(body: Body, array: Value, row: Value) -> Value:
-    """A vector of one of the float32 of an array."""
-    return body.splat(
-        body.load(F32, body.address(body.b.ptrtoint(array, I64), body.b.mul(row, I64(4))), 4), FLOATS
-    )
-
-
-def _weigh_row(body: Body, given: dict[str, Value], row: Value, negatives: Value, factors: Value) -> None:
-    b = body.b
-    negative = _lane(body, negatives, row)
-    start = body.address(given["scores"], b.mul(row, given["score_stride"]))
-    target = body.address(given["weights"], b.mul(row, given["weight_stride"]))
-    totals = [cgutils.alloca_once(b, FLOATS) for _ in range(2)]
-    for total in totals:
-        b.store(constant(FLOATS, 0.0), total)
-    with counted(body, b.lshr(given["vectors"], I64(1))) as index:
-        place, weights = body.address(start, b.mul(index, I64(2 * LINE_BYTES))), []
-        for i, total in enumerate(totals):
-            scores = body.load(FLOATS, body.address(place, LINE_BYTES * i), 4)
+        negative = body.splat(body.load(F32, body.address(given["negatives"], b.mul(row, I64(4))), 4), FLOATS)
+        weights = []
+        for part in range(2):
+            scores = _seen_scores(body, given, row, part, hides)
             power = body.fma(scores, constant(FLOATS, PER_LN2), negative)
-            weights.append(power_of_two(body, power, for_bfloat16=True))
-            b.store(b.fadd(b.load(total), weights[-1]), total)
+            weights.append(rough_power_of_two(body, power))
         both = b.bitcast(brain_floats(body, *weights), SHORT_PAIRS)
-        body.store(both, body.address(target, b.mul(index, I64(4 * LANES))), 2)
-    place = body.address(given["sums"], b.mul(row, I64(LINE_BYTES)))
-    total = b.fadd(b.load(totals[0]), b.load(totals[1]))
-    body.store(body.fma(body.load(FLOATS, place, 4), _lane(body, factors, row), total), place, 4)
+        body.store(both, body.address(given["weights"], b.mul(row, given["weight_stride"])), 2)
+        place = body.address(given["sums"], b.mul(row, I64(LINE_BYTES)))
+        body.store(b.fadd(body.load(FLOATS, place, 4), b.fadd(*weights)), place, 4)
 
 
-def _scale_values(body: Body, given: dict[str, Value], factors: Value) -> None:
-    b = body.b
-    with counted(body, I64(ROWS)) as row:
-        factor = _lane(body, factors, row)
-        values = body.address(given["values"], b.mul(row, b.mul(given["value_vectors"], I64(LINE_BYTES))))
-        with counted(body, given["value_vectors"]) as index:
-            place = body.address(values, b.mul(index, I64(LINE_BYTES)))
-            body.store(b.fmul(body.load(FLOATS, place, 4), factor), place, 4)
+_WEIGH = ["scores", *_SEEN, "negatives", "sums", "weights", "weight_stride"]
 
 
 def _weigh(function: Any) -> None:
     body = Body(function.append_basic_block())
+    given = dict(zip(_WEIGH, function.args, strict=True))
+    with body.b.if_else(body.b.icmp_signed("==", given["hides"], I64(0))) as (all_seen, some_hidden):
+        for branch, hides in ((all_seen, False), (some_hidden, True)):
+            with branch:
+                _weigh_rows(body, given, hides)
+    body.b.ret_void()
+
+
+@intrinsic
+def weigh_panel(typing, scores, hides, first, lows, highs, negatives, sums, weights, weight_stride):
+    """Turn a panel's scores into weights.
+
+    Args:
+        scores: float32 [32, 32].
+        hides: whether some are not to be seen.
+        first: of the panel's positions, within the span.
+        lows, highs: int64 [32]; a row sees positions of the span from its low to before its high.
+        negatives: float32 [32], `-top / ln 2` of each row.
+        sums: float32 [32, 16], which together are sums of each row's weights; the new ones are added.
+        weights: bfloat16 [32, 32].
+    """
+    return emitted("ridgeline_attention_weigh_panel", len(_WEIGH), guarded(_weigh))
+
+
+_LARGEST = ["scores", *_SEEN, "largest"]
+
+
+def _find_largest(function: Any) -> None:
+    body = Body(function.append_basic_block())
     b = body.b
-    given = dict(zip(_NAMES, function.args, strict=True))
+    given = dict(zip(_LARGEST, function.args, strict=True))
     tops = cgutils.alloca_once(b, FLOATS, size=I64(ROWS))
     with b.if_else(b.icmp_signed("==", given["hides"], I64(0))) as (all_seen, some_hidden):
-        with all_seen:
-            _find_largest(body, given, tops, False)
-        with some_hidden:
-            _find_largest(body, given, tops, True)
-    found = largest_of_each(body, [b.load(b.gep(tops, [I64(row)])) for row in range(ROWS)])
-    before = body.load(FLOATS, given["largest"], 4)
-    after = larger(body, before, found)
-    body.store(after, given["largest"], 4)
-    per_ln2 = constant(FLOATS, PER_LN2)
-    top = b.fmul(after, per_ln2)
-    negatives, factors = cgutils.alloca_once(b, FLOATS), cgutils.alloca_once(b, FLOATS)
-    b.store(b.fneg(top), negatives)
-    b.store(power_of_two(body, b.fsub(b.fmul(before, per_ln2), top)), factors)
-    with counted(body, I64(ROWS)) as row:
-        _weigh_row(body, given, row, negatives, factors)
-    # Unordered: with nan too. Later spans seldom bring a larger score.
-    is_changed = b.bitcast(b.fcmp_unordered("!=", before, after), I16)
-    with b.if_then(b.icmp_unsigned("!=", is_changed, I16(0))):
-        _scale_values(body, given, factors)
+        for branch, hides in ((all_seen, False), (some_hidden, True)):
+            with branch, counted(body, I64(ROWS)) as row:
+                halves = [_seen_scores(body, given, row, part, hides) for part in range(2)]
+                b.store(larger(body, *halves), b.gep(tops, [row]))
+    for half in range(ROWS // LANES):
+        rows = [b.load(b.gep(tops, [I64(LANES * half + i)])) for i in range(LANES)]
+        place = body.address(given["largest"], LINE_BYTES * half)
+        body.store(larger(body, largest_of_each(body, rows), body.load(FLOATS, place, 4)), place, 4)
     b.ret_void()
 
 
 @intrinsic
-def weigh_tile(
-    typing,
-    scores,
-    score_stride,
-    vectors,
-    hides,
-    lows,
-    highs,
-    largest,
-    sums,
-    values,
-    value_vectors,
-    weights,
-    weight_stride,
-):
-    """Turn scores of 16 rows into weights.
+def find_largest(typing, scores, hides, first, lows, highs, largest):
+    """Bring the largest score of each row up to date, float32 [32]; see `weigh_panel`."""
+    return emitted("ridgeline_attention_find_largest", len(_LARGEST), guarded(_find_largest))
 
-    Args:
-        scores: float32 [16, vectors * 16], of an even number; those not seen become minus infinity.
-        hides: whether some are not to be seen.
-        lows, highs: int64 [16]; a row sees scores from its low to before its high.
-        largest: float32 [16], of all scores of a row so far; brought up to date.
-        sums: float32 [16, 16], which together are the sum of a row's weights so far; brought up to date.
-        values: float32 [16, value_vectors * 16], the weighted sums so far; scaled to the new `largest`.
-        weights: bfloat16 [16, vectors * 16]; becomes `exp(scores - largest)`.
+
+def _take_sums(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    b = body.b
+    new, sums = function.args
+    most = cgutils.alloca_once_value(b, constant(FLOATS, 0.0))
+    with counted(body, I64(ROWS)) as row:
+        x = body.load(FLOATS, body.address(new, b.mul(row, I64(LINE_BYTES))), 4)
+        b.store(b.fadd(x, b.load(most)), most)  # a sum, in which nan stays
+    total = b.extract_element(fold(body, b.load(most), b.fadd), I32(0))
+    is_good = b.fcmp_ordered("<", total, F32(_MOST))
+    with b.if_then(is_good), counted(body, I64(ROWS)) as row:
+        at = b.mul(row, I64(LINE_BYTES))
+        place = body.address(sums, at)
+        x = b.fadd(body.load(FLOATS, place, 4), body.load(FLOATS, body.address(new, at), 4))
+        body.store(x, place, 4)
+    b.ret(b.zext(is_good, I64))
+
+
+@intrinsic
+def take_sums(typing, new, sums):
+    """Add a span's sums of weights to those so far, both float32 [32, 16], unless they are too large.
+
+    Returns:
+        1 if it has, 0 if tops must be raised first.
     """
-    return emitted("ridgeline_attention_weigh_tile", len(_NAMES), guarded(_weigh))
+    return emitted("ridgeline_attention_take_sums", 2, _take_sums, types.intp)

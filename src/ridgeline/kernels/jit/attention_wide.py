@@ -4,25 +4,48 @@ Scores, sums and outputs are float32. Some positions at a time K and V become pa
 all rows of the query tile meet; a row is a query head of a token.
 """
 
+import math
+
 import numpy as np
 from numba import njit
 
 from ridgeline.kernels.jit.activations import floats_at
 from ridgeline.kernels.jit.attention_chunk import tile_tokens
+from ridgeline.kernels.jit.attention_int8_moving import pair_int8_keys, pair_int8_values
 from ridgeline.kernels.jit.attention_ir import divide
-from ridgeline.kernels.jit.attention_math import LINE_BYTES, LOWEST
-from ridgeline.kernels.jit.attention_moving import pair_rows
+from ridgeline.kernels.jit.attention_math import LINE_BYTES, LOWEST, PER_LN2
+from ridgeline.kernels.jit.attention_moving import fetch, pair_rows
 from ridgeline.kernels.jit.attention_state import aligned
-from ridgeline.kernels.jit.attention_storing import BLOCK_TOKENS
-from ridgeline.kernels.jit.attention_weighing import ROWS as WEIGHED_ROWS
-from ridgeline.kernels.jit.attention_weighing import weigh_tile
+from ridgeline.kernels.jit.attention_weighing import (
+    PANEL,
+    PANEL_ROW_BYTES,
+    find_largest,
+    take_sums,
+    weigh_panel,
+)
+from ridgeline.kernels.jit.kv_pool import BLOCK_TOKENS, INT8, keys_at, piece_bytes, scales_of, values_after
 from ridgeline.kernels.jit.products import BLOCK
-from ridgeline.kernels.jit.wide import BLOCK_PANEL_BYTES, ROWS, TILE_BYTES, multiply_panel, round_row
+from ridgeline.kernels.jit.wide import (
+    BLOCK_PANEL_BYTES,
+    ROWS,
+    TILE_BYTES,
+    multiply_panel,
+    round_row,
+    start_panel,
+    store_panel,
+)
 
 SPAN = 256
 """Positions whose scores are computed before their values are added."""
 
 _ROW_BYTES = TILE_BYTES // 16
+
+_PANEL_SCORE_BYTES = ROWS * PANEL_ROW_BYTES
+_SCORE_BYTES = _PANEL_SCORE_BYTES + LINE_BYTES * ROWS + 4 * ROWS
+"""Scores of a panel, sums of a span's weights, and largest scores."""
+
+_LOWEST_NEGATIVE = np.float32(-LOWEST * PER_LN2)
+"""Of a row that has seen nothing."""
 
 
 @njit(error_model="numpy")
@@ -35,7 +58,8 @@ def _rows(group: int) -> int:
 def wide_scratch_bytes(group: int, head_dim: int) -> int:
     """Of the scratch that `attend_chunk_wide` needs."""
     row_bytes = (4 + 2) * head_dim + LINE_BYTES + 4
-    return _rows(group) * row_bytes + 4 * SPAN * head_dim + ROWS * SPAN * 6 + 2 * head_dim + 8 * LINE_BYTES
+    panels = 4 * SPAN * head_dim + 2 * ROWS * SPAN
+    return _rows(group) * row_bytes + panels + _SCORE_BYTES + 2 * head_dim + 8 * LINE_BYTES
 
 
 @njit(error_model="numpy")
@@ -55,11 +79,15 @@ def _key_panels(base, pool, table, block, blocks, head_dim, panels):
     """A panel for every two blocks: their positions are its outputs, the elements of a head its inputs."""
     steps = head_dim // BLOCK
     for i in range(blocks):
-        source = base + table[block + i] * pool.strides[0]
+        source = base + table[block + i] * pool.block_bytes
         panel = panels + i // 2 * steps * BLOCK_PANEL_BYTES + i % 2 * TILE_BYTES
         for step in range(steps):
-            rows = source + step * BLOCK * 2 * BLOCK_TOKENS
-            pair_rows(rows, 2 * BLOCK_TOKENS, BLOCK // 2, panel + step * BLOCK_PANEL_BYTES)
+            target = panel + step * BLOCK_PANEL_BYTES
+            if pool.form == INT8:
+                rows = source + step * BLOCK * BLOCK_TOKENS
+                pair_int8_keys(rows, BLOCK // 2, scales_of(pool, source), target)
+            else:
+                pair_rows(source + step * BLOCK * 2 * BLOCK_TOKENS, 2 * BLOCK_TOKENS, BLOCK // 2, target)
 
 
 @njit(error_model="numpy")
@@ -87,93 +115,134 @@ def _value_panels(base, pool, table, block, low, high, head_dim, zeros, panels):
     for i in range(2 * -(-high // BLOCK)):
         begin = max(0, min(BLOCK_TOKENS, low - BLOCK_TOKENS * i))
         end = max(0, min(BLOCK_TOKENS, high - BLOCK_TOKENS * i))
-        source = base + pool.strides[2]
+        source = base + values_after(pool)
         if end:
-            source += table[block + i] * pool.strides[0]
+            source += table[block + i] * pool.block_bytes
         for tile in range(head_dim // 16):
             panel = panels + tile // 2 * panel_bytes + tile % 2 * TILE_BYTES
             panel += i // 2 * BLOCK_PANEL_BYTES + i % 2 * (TILE_BYTES // 2)
-            if begin == 0 and end == BLOCK_TOKENS:
+            if pool.form == INT8:
+                scales = scales_of(pool, source)
+                pair_int8_values(source + 32 * tile, 2 * head_dim, begin, end, scales, panel)
+            elif begin == 0 and end == BLOCK_TOKENS:
                 pair_rows(source + 32 * tile, 2 * head_dim, BLOCK_TOKENS // 2, panel)
             else:
                 _pair_values(source + 32 * tile, 2 * head_dim, begin, end, zeros, panel)
 
 
 @njit(error_model="numpy")
+def _fetch_some(base, pool, table, following, row, rows):
+    """Ask for a part of the next span's K and V, so that all of them are asked for until the last row."""
+    span = SPAN // BLOCK_TOKENS
+    lines = piece_bytes(pool.form, pool.head_dim) // LINE_BYTES
+    for i in range(span * row // rows, span * min(row + ROWS, rows) // rows):
+        if following[0] + i < following[1]:
+            place = base + table[following[0] + i] * pool.block_bytes
+            fetch(place, lines)
+            fetch(place + values_after(pool), lines)
+
+
+@njit(error_model="numpy")
 def _bound(row, rows, group, at, window, bounds):
     """From where and to before where each row sees a span: `ROWS` beginnings, then as many ends."""
+    token, member = at + row // group, row % group
     for i in range(ROWS):
-        # A row that only fills up the last ones is taken for one of the last token.
-        token = at + min(row + i, rows - 1) // group
         bounds[i] = max(0, token + 1 - window) if window > 0 else 0
         bounds[ROWS + i] = min(SPAN, token + 1)
+        member += 1
+        # A row that only fills up the last ones is taken for one of the last token.
+        if member == group and row + i + 1 < rows:
+            token, member = token + 1, 0
+
+
+@njit(error_model="numpy")
+def _start(panel, row, head_dim, queries, keys):
+    """Begin to compute a panel's scores."""
+    steps = head_dim // BLOCK
+    tile_bytes = steps * TILE_BYTES
+    panels = keys + panel * steps * BLOCK_PANEL_BYTES
+    start_panel(queries + row // 16 * tile_bytes, _ROW_BYTES, TILE_BYTES, tile_bytes, panels, steps)
+
+
+@njit(error_model="numpy")
+def _weigh(row, low, high, seen, head_dim, queries, keys, negatives, scores, weights, new_sums, bounds):
+    """Weights of the panels from that of position `low` to that before `high`, and their sums."""
+    floats_at(new_sums, 16 * ROWS)[:] = 0
+    panels, lows = -(-high // PANEL), bounds.ctypes.data
+    _start(low // PANEL, row, head_dim, queries, keys)
+    for panel in range(low // PANEL, panels):
+        at = panel * PANEL
+        store_panel(scores, PANEL_ROW_BYTES)
+        if panel + 1 < panels:
+            # Tiles multiply the next one while weights of this one are computed. Stores come after that:
+            # loads that may be of what is just being stored would wait.
+            _start(panel + 1, row, head_dim, queries, keys)
+        hides = seen[0] > at or seen[1] < at + PANEL
+        weigh_panel(scores, hides, at, lows, lows + 8 * ROWS, negatives, new_sums, weights + 2 * at, 2 * SPAN)
+
+
+@njit(error_model="numpy")
+def _raise_tops(row, low, high, seen, head_dim, queries, keys, negatives, scores, sums, out, largest, bounds):
+    """Make the tops of `ROWS` rows the largest of their scores from `low` to `high`."""
+    found, lows = floats_at(largest, ROWS), bounds.ctypes.data
+    found[:] = -math.inf
+    for panel in range(low // PANEL, -(-high // PANEL)):
+        _start(panel, row, head_dim, queries, keys)
+        store_panel(scores, PANEL_ROW_BYTES)
+        at = panel * PANEL
+        hides = seen[0] > at or seen[1] < at + PANEL
+        find_largest(scores, hides, at, lows, lows + 8 * ROWS, largest)
+    tops = floats_at(negatives, ROWS)
+    for i in range(ROWS):
+        negative = -found[i] * np.float32(PER_LN2)
+        if not negative >= tops[i]:
+            if tops[i] != _LOWEST_NEGATIVE:
+                factor = np.float32(2.0) ** (negative - tops[i])
+                floats_at(sums + LINE_BYTES * i, 16)[:] *= factor
+                floats_at(out + 4 * head_dim * i, head_dim)[:] *= factor
+            tops[i] = negative
 
 
 @njit(error_model="numpy")
 def _attend_rows(
-    row,
-    rows,
-    group,
-    at,
-    window,
-    head_dim,
-    queries,
-    keys,
-    values,
-    out,
-    sums,
-    largest,
-    scores,
-    weights,
+    row, rows, group, at, window, head_dim, queries, keys, values, out, sums, negatives, scores, weights,
     bounds,
-):
+):  # fmt: skip
     """Bring the softmaxes of `ROWS` rows up to date with a span that begins `at` before the first token."""
     earliest, latest = at + row // group, at + (min(row + ROWS, rows) - 1) // group
     high = min(SPAN, latest + 1)
-    if high <= 0 or (window > 0 and earliest + 1 - window >= SPAN):
+    low = max(0, earliest + 1 - window) if window > 0 else 0
+    if high <= 0 or low >= SPAN:
         return
-    steps, score_bytes, tile_bytes = -(-high // BLOCK), 4 * SPAN, head_dim // BLOCK * TILE_BYTES
-    for step in range(steps):
-        multiply_panel(
-            2,
-            queries + row // 16 * tile_bytes,
-            _ROW_BYTES,
-            TILE_BYTES,
-            tile_bytes,
-            keys + step * (head_dim // BLOCK) * BLOCK_PANEL_BYTES,
-            head_dim // BLOCK,
-            scores + 4 * BLOCK * step,
-            score_bytes,
-            0,
-        )
-    hides = earliest + 1 < steps * BLOCK or (window > 0 and latest + 1 > window)
-    if hides:
+    seen = max(0, latest + 1 - window) if window > 0 else 0, earliest + 1
+    first, end = low // PANEL * PANEL, -(-high // PANEL) * PANEL
+    if seen[0] > 0 or seen[1] < end:
         _bound(row, rows, group, at, window, bounds)
-    for i in range(0, ROWS, WEIGHED_ROWS):
-        weigh_tile(
-            scores + score_bytes * i,
-            score_bytes,
-            2 * steps,
-            hides,
-            bounds.ctypes.data + 8 * i,
-            bounds.ctypes.data + 8 * (ROWS + i),
-            largest + 4 * (row + i),
-            sums + LINE_BYTES * (row + i),
-            out + 4 * head_dim * (row + i),
-            head_dim // 16,
-            weights + 2 * SPAN * i,
-            2 * SPAN,
-        )
+    new_sums = scores + _PANEL_SCORE_BYTES
+    largest = new_sums + LINE_BYTES * ROWS
+    tops, out, sums = negatives + 4 * row, out + 4 * head_dim * row, sums + LINE_BYTES * row
+    if floats_at(tops, 1)[0] == _LOWEST_NEGATIVE:
+        # Any scores will do to begin with.
+        _raise_tops(
+            row, low, min(high, first + PANEL), seen, head_dim, queries, keys, tops, scores, sums, out,
+            largest, bounds,
+        )  # fmt: skip
+    _weigh(row, low, high, seen, head_dim, queries, keys, tops, scores, weights, new_sums, bounds)
+    if not take_sums(new_sums, sums):
+        _raise_tops(row, low, high, seen, head_dim, queries, keys, tops, scores, sums, out, largest, bounds)
+        _weigh(row, low, high, seen, head_dim, queries, keys, tops, scores, weights, new_sums, bounds)
+        floats_at(sums, 16 * ROWS)[:] += floats_at(new_sums, 16 * ROWS)
     for column in range(0, head_dim, BLOCK):
+        panels = values + column // BLOCK * (SPAN // BLOCK) * BLOCK_PANEL_BYTES
         multiply_panel(
             2,
-            weights,
+            weights + 2 * first,
             2 * SPAN,
             2 * BLOCK,
             2 * SPAN * 16,
-            values + column // BLOCK * (SPAN // BLOCK) * BLOCK_PANEL_BYTES,
-            steps,
-            out + 4 * (head_dim * row + column),
+            panels + first // BLOCK * BLOCK_PANEL_BYTES,
+            -(-high // BLOCK) - first // BLOCK,
+            out + 4 * column,
             4 * head_dim,
             1,
         )
@@ -182,18 +251,18 @@ def _attend_rows(
 @njit(nogil=True, error_model="numpy")
 def attend_chunk_wide(tile, kv_head, first, tokens, start, qkv, pool, layer, table, window, out, scratch):
     """See `attention_chunk.attend_chunk`; heads must be a multiple of 32, and this thread's tiles ready."""
-    kv_heads, head_dim = pool.shape[3], pool.shape[4] // BLOCK_TOKENS
+    kv_heads, head_dim = pool.kv_heads, pool.head_dim
     group = (qkv.shape[1] // head_dim - 2 * kv_heads) // kv_heads
     column = kv_head * group * head_dim
     all_rows = _rows(group)
     attended = aligned(scratch)
     sums = attended + 4 * all_rows * head_dim
-    largest = sums + LINE_BYTES * all_rows
-    queries = aligned(largest + 4 * all_rows)
+    negatives = sums + LINE_BYTES * all_rows
+    queries = aligned(negatives + 4 * all_rows)
     keys = aligned(queries + 2 * all_rows * head_dim)
     values = keys + 2 * SPAN * head_dim
     scores = values + 2 * SPAN * head_dim
-    weights = scores + 4 * ROWS * SPAN
+    weights = scores + _SCORE_BYTES
     zeros = weights + 2 * ROWS * SPAN
     bounds = np.empty(2 * ROWS, np.int64)
     skipped = tile * tile_tokens(group)
@@ -202,11 +271,11 @@ def attend_chunk_wide(tile, kv_head, first, tokens, start, qkv, pool, layer, tab
     filled = -(-rows // ROWS) * ROWS
     floats_at(attended, filled * head_dim)[:] = 0
     floats_at(sums, filled * 16)[:] = 0
-    floats_at(largest, filled)[:] = LOWEST
+    floats_at(negatives, filled)[:] = _LOWEST_NEGATIVE
     floats_at(zeros, head_dim // 2)[:] = 0
     floats_at(queries, filled * head_dim // 2)[:] = 0
     _take_queries(qkv, first + skipped, count, column, group, head_dim, queries)
-    base = pool.ctypes.data + layer * pool.strides[1] + kv_head * pool.strides[3]
+    base = keys_at(pool, layer, kv_head)
     position, end = start + skipped, start + skipped + count
     block = max(0, position - window + 1) // BLOCK_TOKENS if window > 0 else 0
     while block * BLOCK_TOKENS < end:
@@ -216,9 +285,11 @@ def attend_chunk_wide(tile, kv_head, first, tokens, start, qkv, pool, layer, tab
         at = position - block * BLOCK_TOKENS
         low = max(0, at + 1 - window) if window > 0 else 0
         _value_panels(base, pool, table, block, low, positions, head_dim, zeros, values)
+        following = block + blocks, -(-end // BLOCK_TOKENS)
         for row in range(0, rows, ROWS):
+            _fetch_some(base, pool, table, following, row, rows)
             _attend_rows(
-                row, rows, group, at, window, head_dim, queries, keys, values, attended, sums, largest,
+                row, rows, group, at, window, head_dim, queries, keys, values, attended, sums, negatives,
                 scores, weights, bounds,
             )  # fmt: skip
         block += blocks

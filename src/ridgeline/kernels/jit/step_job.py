@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray, njit, types
-from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
+from ridgeline.kernels.jit.activations import pointer_to
+from ridgeline.kernels.jit.kv_pool import pool_at
 from ridgeline.kernels.jit.products import BLOCK
 
 LAYER = np.dtype(
@@ -29,7 +30,7 @@ ACTIVATIONS = ("values", "scales", "counts", "totals", "rounded")
 
 _MODEL = (
     "heads kv_heads head_dim hidden ffn layers layer_records embedding embedding_bytes embedding_form "
-    "head head_form vocab norm rotations max_positions pool blocks splits split_forms split_rows"
+    "head head_form vocab norm rotations max_positions pool kv_form splits split_forms split_rows"
 )
 _BATCH = (
     "tokens token_ids positions write_blocks singles tables table_blocks contexts chunks chunk_records "
@@ -71,7 +72,7 @@ class Model(NamedTuple):
         norm: the last one, address of float32 [hidden].
         norm_eps: of all norms.
         rotations: float32 [positions, head_dim]: cosines of the pairs of a head, then sines.
-        pool: the KV cache, uint16 [blocks, layers, 2, kv_heads, 16 * head_dim].
+        pool: the KV cache, see `kv_pool.KVPool`.
         splits: int64 [forms, rows], see `splitting.measure_splits`.
     """
 
@@ -155,25 +156,14 @@ class Work(NamedTuple):
     panels: Any
 
 
-def _pointer(kind: Any) -> Any:
-    @intrinsic
-    def pointer(typing, address):
-        def generate(context, builder, signature, values):
-            return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(kind)(types.intp), generate
-
-    return pointer
-
-
-_to_ints = _pointer(types.int64)
-_to_ints32 = _pointer(types.int32)
-_to_bytes = _pointer(types.uint8)
-_to_quants = _pointer(types.int8)
-_to_halves = _pointer(types.uint16)
-_to_floats = _pointer(types.float32)
-_to_layer = _pointer(from_dtype(LAYER))
-_to_job = _pointer(from_dtype(JOB))
+_to_ints = pointer_to(types.int64)
+_to_ints32 = pointer_to(types.int32)
+_to_bytes = pointer_to(types.uint8)
+_to_quants = pointer_to(types.int8)
+_to_halves = pointer_to(types.uint16)
+_to_floats = pointer_to(types.float32)
+_to_layer = pointer_to(from_dtype(LAYER))
+_to_job = pointer_to(from_dtype(JOB))
 
 
 @njit
@@ -209,7 +199,6 @@ def layers_of(job):
 @njit
 def model_of(job):
     """See `Model`."""
-    pool_shape = (job.blocks, job.layers, 2, job.kv_heads, 16 * job.head_dim)
     return Model(
         job.heads,
         job.kv_heads,
@@ -219,7 +208,7 @@ def model_of(job):
         job.norm,
         job.norm_eps,
         floats_of(job.rotations, job.max_positions, job.head_dim),
-        carray(_to_halves(job.pool), pool_shape),
+        pool_at(job.pool, job.kv_form, job.layers, job.kv_heads, job.head_dim),
         carray(_to_ints(job.splits), (job.split_forms, job.split_rows)),
     )
 

@@ -179,21 +179,33 @@ _SUMS, _INPUTS, _WEIGHTS = 0, 4, 6
 """The first of the processor's tiles that are for each."""
 
 
-def _multiply_tiles(body: Body, given: dict[str, Value], tiles: int) -> None:
+def _sums(tiles: int) -> list[tuple[int, int, Value]]:
+    """Sums of 16 rows by 16 outputs: which of each, and their tile."""
+    return [(m, n, I8(_SUMS + PANEL_TILES * m + n)) for m in range(tiles) for n in range(PANEL_TILES)]
+
+
+def _sum_place(body: Body, given: dict[str, Value], m: int, n: int) -> Value:
+    row = body.address(given["out"], body.b.mul(given["out_stride"], I64(16 * m)))
+    return _pointer(body, body.address(row, 64 * n))
+
+
+def _zero_sums(body: Body, tiles: int) -> None:
+    for _, _, tile in _sums(tiles):
+        body.call("llvm.x86.tilezero", VOID, tile)
+
+
+def _load_sums(body: Body, given: dict[str, Value], tiles: int) -> None:
+    for m, n, tile in _sums(tiles):
+        body.call("llvm.x86.tileloadd64", VOID, tile, _sum_place(body, given, m, n), given["out_stride"])
+
+
+def _store_sums(body: Body, given: dict[str, Value], tiles: int) -> None:
+    for m, n, tile in _sums(tiles):
+        body.call("llvm.x86.tilestored64", VOID, tile, _sum_place(body, given, m, n), given["out_stride"])
+
+
+def _add_products(body: Body, given: dict[str, Value], tiles: int) -> None:
     b = body.b
-
-    def rows(m: int) -> Value:
-        return body.address(given["out"], b.mul(given["out_stride"], I64(16 * m)))
-
-    sums = [(m, n, I8(_SUMS + PANEL_TILES * m + n)) for m in range(tiles) for n in range(PANEL_TILES)]
-    with b.if_else(b.icmp_signed("==", given["accumulate"], I64(0))) as (fresh, more):
-        with fresh:
-            for _, _, tile in sums:
-                body.call("llvm.x86.tilezero", VOID, tile)
-        with more:
-            for m, n, tile in sums:
-                place = _pointer(body, body.address(rows(m), 64 * n))
-                body.call("llvm.x86.tileloadd64", VOID, tile, place, given["out_stride"])
     with counted(body, given["blocks"]) as index:
         at = b.mul(index, I64(BLOCK_PANEL_BYTES))
         weights = [body.address(body.address(given["panel"], at), 1024 * n) for n in range(PANEL_TILES)]
@@ -212,24 +224,28 @@ def _multiply_tiles(body: Body, given: dict[str, Value], tiles: int) -> None:
         # Loads stand between products, so that those of the next block come while the last ones are computed.
         load_inputs(0)
         load_weights(0)
-        for m, n, tile in sums:
+        for m, n, tile in _sums(tiles):
             if (m, n) == (0, 1):
                 load_weights(1)
             if (m, n) == (1, 0):
                 load_inputs(1)
             body.call("llvm.x86.tdpbf16ps", VOID, tile, I8(_INPUTS + m), I8(_WEIGHTS + n))
-    for m, n, tile in sums:
-        place = _pointer(body, body.address(rows(m), 64 * n))
-        body.call("llvm.x86.tilestored64", VOID, tile, place, given["out_stride"])
 
 
 def _multiply(function: Any) -> None:
     body = Body(function.append_basic_block())
+    b = body.b
     given = dict(zip(_MULTIPLY, function.args, strict=True))
     for tiles in (1, 2):
-        with body.b.if_then(body.b.icmp_signed("==", given["tiles"], I64(tiles))):
-            _multiply_tiles(body, given, tiles)
-    body.b.ret_void()
+        with b.if_then(b.icmp_signed("==", given["tiles"], I64(tiles))):
+            with b.if_else(b.icmp_signed("==", given["accumulate"], I64(0))) as (fresh, more):
+                with fresh:
+                    _zero_sums(body, tiles)
+                with more:
+                    _load_sums(body, given, tiles)
+            _add_products(body, given, tiles)
+            _store_sums(body, given, tiles)
+    b.ret_void()
 
 
 @intrinsic
@@ -246,6 +262,34 @@ def multiply_panel(typing, tiles, x, x_row, x_block, x_tile, panel, blocks, out,
         accumulate: 1 to add to what is in `out`, 0 to replace it.
     """
     return emitted("ridgeline_wide_multiply", len(_MULTIPLY), guarded(_multiply))
+
+
+_START = "x x_row x_block x_tile panel blocks".split()
+
+
+def _start(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    _zero_sums(body, 2)
+    _add_products(body, dict(zip(_START, function.args, strict=True)), 2)
+    body.b.ret_void()
+
+
+@intrinsic
+def start_panel(typing, x, x_row, x_block, x_tile, panel, blocks):
+    """`multiply_panel` of 32 rows, whose sums stay in tiles: whoever does not need them at once goes on."""
+    return emitted("ridgeline_wide_start", len(_START), guarded(_start))
+
+
+def _store_panel(function: Any) -> None:
+    body = Body(function.append_basic_block())
+    _store_sums(body, dict(zip(("out", "out_stride"), function.args, strict=True)), 2)
+    body.b.ret_void()
+
+
+@intrinsic
+def store_panel(typing, out, out_stride):
+    """Sums of the last `start_panel`, float32 [32, 32], `out_stride` from row to row."""
+    return emitted("ridgeline_wide_store", 2, guarded(_store_panel))
 
 
 _SHORTS = ir.VectorType(I16, 16)
