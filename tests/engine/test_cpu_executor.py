@@ -110,10 +110,12 @@ def test_what_keys_and_values_can_be_stored_in() -> None:
     assert resolve_kv_dtype("auto", "bfloat16") == resolve_kv_dtype("bfloat16", "bfloat16") == "bfloat16"
     assert resolve_kv_dtype("float16", "int8") == resolve_kv_dtype("auto", "int8") == "float16"
     with pytest.raises(
-        ModelError, match="--kv-dtype int8 .* where it computes in float32; choose auto, float32"
+        ModelError, match=r"--kv-dtype int8 .* where it computes in float32; choose auto, float32"
     ):
         resolve_kv_dtype("int8", "float32")
-    with pytest.raises(ModelError, match="--kv-dtype float8 .* computes in int8; choose auto, float16, int8"):
+    with pytest.raises(
+        ModelError, match=r"--kv-dtype float8 .* computes in int8; choose auto, float16, int8"
+    ):
         resolve_kv_dtype("float8", "int8")
 
 
