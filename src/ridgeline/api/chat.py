@@ -27,7 +27,7 @@ async def create(http: HttpRequest) -> Response:
         return nobody()
     check_stream_options(body)
     backend: Backend = http.app.state.backend
-    request = chat_request(body, find_model(backend, body.model), http.state.tenant)
+    request = chat_request(body, find_model(backend, body.model), http.state.tenant, http.state.request_id)
     around = envelope(backend, body, [request])
     if body.stream:
         options = body.stream_options

@@ -28,7 +28,9 @@ async def create(http: HttpRequest) -> Response:
         return nobody()
     check_stream_options(body)
     backend: Backend = http.app.state.backend
-    requests = completion_requests(body, find_model(backend, body.model), http.state.tenant)
+    requests = completion_requests(
+        body, find_model(backend, body.model), http.state.tenant, http.state.request_id
+    )
     around = envelope(backend, body, requests)
     if body.stream:
         options = body.stream_options

@@ -17,8 +17,8 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default for completions; chat completions go on as long as the context allows."""
 
 
-def chat_request(body: ChatRequest, info: ModelInfo, tenant: str) -> Request:
-    """One backend request for a chat completion.
+def chat_request(body: ChatRequest, info: ModelInfo, tenant: str, name: str) -> Request:
+    """One backend request for a chat completion; `name` is the id that its client is told.
 
     Raises:
         Refusal: `invalid_request` where fields contradict each other or the model.
@@ -38,11 +38,12 @@ def chat_request(body: ChatRequest, info: ModelInfo, tenant: str) -> Request:
         tenant=tenant,
         continue_final_message=continues(body),
         received_seconds=time.monotonic(),
+        name=name,
     )
 
 
-def completion_requests(body: CompletionRequest, info: ModelInfo, tenant: str) -> list[Request]:
-    """One backend request per prompt of a completion.
+def completion_requests(body: CompletionRequest, info: ModelInfo, tenant: str, name: str) -> list[Request]:
+    """One backend request per prompt of a completion; all go by the same `name`.
 
     Raises:
         Refusal: `invalid_request` where fields contradict each other or the model.
@@ -74,6 +75,7 @@ def completion_requests(body: CompletionRequest, info: ModelInfo, tenant: str) -
             priority=_priority(body),
             tenant=tenant,
             received_seconds=received,
+            name=name,
         )
         for index, prompt in enumerate(body.prompt)
     ]

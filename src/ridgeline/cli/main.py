@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import ridgeline
-from ridgeline.cli import bench, chat, demo, fleet, models, pull, replay, serve, top
+from ridgeline.cli import bench, chat, demo, explain, fleet, models, pull, replay, serve, top
 from ridgeline.cli.errors import CommandFailed
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command(name="pull")(pull.pull)
 app.command(name="models")(models.models)
 app.command(name="chat")(chat.chat)
 app.command(name="top")(top.top)
+app.command(name="explain")(explain.explain)
 app.command(name="bench")(bench.bench)
 app.add_typer(demo.app, name="demo")
 app.add_typer(fleet.app, name="fleet")
@@ -50,6 +51,7 @@ def _program(
       ridgeline serve                     start with the default model
       ridgeline chat "What is a ridge?"   ask the running server
       ridgeline top                       see what binds it now
+      ridgeline explain ID                see what became of a request, and why
       ridgeline bench --concurrency 8     measure it
       ridgeline demo kv                   see what the KV cache is worth
     """

@@ -254,5 +254,6 @@ class EngineThread:
             self._status_due[engine.name] = now + STATUS_SECONDS
             if not engine.has_work:
                 engine.meter.idle(engine.scheduler, now)
-        if outputs or status is not None:
-            self._deliver(Report(engine.name, outputs, status))
+        told = engine.scheduler.journal.take()
+        if outputs or told or status is not None:
+            self._deliver(Report(engine.name, outputs, status, told=told))

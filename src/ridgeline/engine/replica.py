@@ -16,7 +16,8 @@ from ridgeline.engine.intake import check_ids, encode, prompt_of, sequences_of
 from ridgeline.engine.recorder import RequestRecorder
 from ridgeline.engine.runner import Report, Runner
 from ridgeline.engine.served import ServedModel
-from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status
+from ridgeline.engine.timelines import Timelines
+from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status, Timeline
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +41,7 @@ class Replica:
         self._runner_of = {name: runner for runner in runners for name in runner.names}
         self._live: dict[str, _Live] = {}
         self._live_requests: dict[str, _Live] = {}
+        self._timelines = Timelines()
         self._statuses: dict[str, ModelStatus] = {}
         self._state: Literal["starting", "ready", "draining", "failed"] = "starting"
         self._detail = ""
@@ -106,10 +108,14 @@ class Replica:
         check_ids(token_ids, served.tokenizer.vocab_size, "tokens")
         return served.tokenizer.decode(token_ids)
 
+    async def timeline(self, name: str, tenant: str) -> Sequence[Timeline]:
+        """See `Explaining`."""
+        return self._timelines.find(name, tenant)
+
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         """Stream the deltas of all `n` answers, interleaved as the steps give them."""
-        self._refuse_unless_ready()
-        served = self._resolve(request.model)
+        is_new = self._timelines.begin(request)
+        served = self._served(request)
         recorder = RequestRecorder(served.meter, request)
         try:
             prompt = await prompt_of(served, request)
@@ -120,6 +126,8 @@ class Replica:
                     yield delta
         except Refusal as refusal:
             recorder.outcome = refusal.code
+            if is_new:
+                self._timelines.refused(request, refusal)
             raise
         except Exception:
             recorder.outcome = "failed"
@@ -140,6 +148,14 @@ class Replica:
             self._forget(live)
 
     # --- a request's way in --------------------------------------------------------------------
+
+    def _served(self, request: Request) -> ServedModel:
+        try:
+            self._refuse_unless_ready()
+            return self._resolve(request.model)
+        except Refusal as refusal:
+            self._timelines.refused(request, refusal)
+            raise
 
     def _refuse_unless_ready(self) -> None:
         if self._state != "ready":
@@ -193,6 +209,8 @@ class Replica:
     def _receive(self, report: Report) -> None:
         if report.status is not None:
             self._statuses[report.model] = report.status
+        if report.told:
+            self._timelines.tell(report.told)
         if report.failure is not None:
             self._state, self._detail = "failed", report.failure
             refusal = Refusal("internal_error", f"The engine stopped: {report.failure}.")

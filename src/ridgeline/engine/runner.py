@@ -4,13 +4,13 @@ Imported before an engines' process is started, and therefore light.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ridgeline.engine.core.copies import Moved
     from ridgeline.engine.core.messages import Cancel, Output, Submit
-    from ridgeline.protocol import ModelStatus
+    from ridgeline.protocol import ModelStatus, Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,14 @@ class Report:
     """What one turn of the loop hands out: outputs, a status when a fresh one is due.
 
     `failure` says that the thread has ended for a reason that is a bug of ours; no report follows.
+    `told` is new of what the scheduler did with sequences, and why.
     """
 
     model: str
     outputs: "list[Output]"
     status: "ModelStatus | None"
     failure: str | None = None
+    told: "list[Told]" = field(default_factory=list)
 
 
 class Runner(Protocol):

@@ -1,15 +1,16 @@
 """The KV cache's decisions: which block holds what, who shares it, what is evicted. Copies nothing."""
 
 from ridgeline.kvcache.cache import KVCache, OutOfBlocks
-from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru
+from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru, Priced
 from ridgeline.kvcache.ghost import Ghost
 from ridgeline.kvcache.keys import extend_keys, root_key, shared_keys
 from ridgeline.kvcache.optimum import belady, bound_seconds
-from ridgeline.kvcache.prefix import Match
+from ridgeline.kvcache.prefix import Eviction, Match
 from ridgeline.kvcache.price import Price
 from ridgeline.kvcache.tiers import LoadTime, TierLedger, Tiers
 
 __all__ = [
+    "Eviction",
     "EvictionPolicy",
     "Ghost",
     "IdleChain",
@@ -19,6 +20,7 @@ __all__ = [
     "Match",
     "OutOfBlocks",
     "Price",
+    "Priced",
     "TierLedger",
     "Tiers",
     "belady",

@@ -9,8 +9,8 @@
 
 from collections.abc import Sequence
 
-from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru
-from ridgeline.kvcache.prefix import Entry, Match, PrefixIndex
+from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru, Priced
+from ridgeline.kvcache.prefix import Entry, Eviction, Match, PrefixIndex
 
 
 class OutOfBlocks(Exception):
@@ -25,6 +25,7 @@ class KVCache:
         self.block_size = block_size
         self.evicted_blocks = 0
         self._policy = policy if policy is not None else Lru()
+        self._priced = self._policy if isinstance(self._policy, Priced) else None
         # Popped from the end: low ids first, which keeps a lightly used pool in few pages.
         self._free = list(range(blocks - 1, -1, -1))
         self._holders = [0] * blocks
@@ -78,19 +79,22 @@ class KVCache:
                 self._policy.remove(block)
             self._holders[block] += 1
 
-    def allocate(self, count: int, now: float) -> list[int]:
+    def allocate(self, count: int, now: float, by: str = "", tenant: str = "") -> list[int]:
         """Take blocks with one holder each, evicting idle ones when no free ones are left.
+
+        `by` and `tenant` say who needs them; that is remembered of what is evicted.
 
         Raises:
             OutOfBlocks: fewer than `count` are available; nothing was changed.
         """
         if count > self.available:
             raise OutOfBlocks(f"{count} blocks asked for, {self.available} available of {self.total}")
-        taken = []
-        for _ in range(count):
-            block = self._free.pop() if self._free else self._evict(now)
+        unused = min(count, len(self._free))
+        taken = [self._free.pop() for _ in range(unused)]
+        if unused < count:
+            taken += self._evict(count - unused, now, by, tenant)
+        for block in taken:
             self._holders[block] = 1
-            taken.append(block)
         return taken
 
     def publish(
@@ -171,11 +175,22 @@ class KVCache:
         """Whether a running sequence is computing this very block: waiting beats computing it twice."""
         return key in self._coming and not self._index.has(key)
 
-    def _evict(self, now: float) -> int:
-        block = self._policy.victim(now)
-        self._index.withdraw(block)
-        self.evicted_blocks += 1
-        return block
+    def _evict(self, count: int, now: float, by: str, tenant: str) -> list[int]:
+        # A record is kept as long as a key is remembered: those of one price share it.
+        why = Eviction(by, tenant, now, self.evicted_blocks)
+        blocks = []
+        for _ in range(count):
+            block = self._policy.victim(now)
+            if self._priced is not None and self._priced.last_price != why.price:
+                why = Eviction(by, tenant, now, self.evicted_blocks, self._priced.last_price)
+            self._index.withdraw(block, why)
+            self.evicted_blocks += 1
+            blocks.append(block)
+        return blocks
+
+    def eviction(self, key: bytes) -> Eviction | None:
+        """Why the block with this key is gone; None where it is not, or where that was forgotten."""
+        return self._index.eviction(key)
 
     def check(self, chains: Sequence[Sequence[int]]) -> None:
         """Prove the ledger against the chains of all running sequences; AssertionError if wrong."""

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,16 @@ class EvictionPolicy(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """What a policy may tell beside: what the block was worth that `victim` gave last.
+
+    In seconds of computing that it was expected to save per second that it is kept.
+    """
+
+    last_price: float
 
 
 class Lru:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,24 @@ class Match:
     evicted: int
     cold: int
     short: int
+
+
+class Eviction(NamedTuple):
+    """Why a block is not there any more; blocks that went together may share one.
+
+    Attributes:
+        by: the sequence that needed the room.
+        tenant: whose that is.
+        seconds: when.
+        order: how many blocks had been evicted before.
+        price: what the policy thought it worth; None where it knows no prices.
+    """
+
+    by: str
+    tenant: str
+    seconds: float
+    order: int
+    price: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +57,7 @@ class PrefixIndex:
         self._block_size = block_size
         self._block_of: dict[bytes, int] = {}
         self._entry_of: dict[int, Entry] = {}
-        self._evicted: OrderedDict[bytes, None] = OrderedDict()
+        self._evicted: OrderedDict[bytes, Eviction | None] = OrderedDict()
         self._remembered = remembered
 
     def __len__(self) -> int:
@@ -68,11 +87,15 @@ class PrefixIndex:
         self._evicted.pop(entry.key, None)
         return True
 
-    def withdraw(self, block: int) -> Entry:
+    def eviction(self, key: bytes) -> Eviction | None:
+        """Why this key is gone; None where it is not, or where that is not remembered."""
+        return self._evicted.get(key)
+
+    def withdraw(self, block: int, eviction: Eviction | None = None) -> Entry:
         """The block's content is given up; its key is remembered as evicted."""
         entry = self._entry_of.pop(block)
         del self._block_of[entry.key]
-        self._evicted[entry.key] = None
+        self._evicted[entry.key] = eviction
         if len(self._evicted) > self._remembered:
             self._evicted.popitem(last=False)
         return entry

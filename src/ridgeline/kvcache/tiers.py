@@ -190,6 +190,8 @@ class Tiers:
         self._recompute = recompute
         self._size = block_size
         self._declined = 0
+        self.slower: tuple[Found, float] | None = None
+        """What the last `find` did not give since computing it takes less: and how long that takes."""
 
     def find(self, keys: Sequence[bytes], first: int, end: int) -> Found | None:
         """The run of blocks from `first` on that is worth loading; None to compute them.
@@ -199,6 +201,7 @@ class Tiers:
             first: index of the first block that the device lacks.
             end: blocks from here on are not wanted.
         """
+        self.slower = None
         ledger = next((ledger for ledger in self.ledgers if first < end and keys[first] in ledger), None)
         if ledger is None:
             return None
@@ -207,10 +210,12 @@ class Tiers:
             stop += 1
         count = stop - first
         seconds = ledger.load_time.seconds(count)
+        found = Found(ledger, tuple(keys[first:stop]), seconds)
         again = self._recompute(first * self._size, count * self._size)
         if seconds >= again and not self._is_tried_again():
+            self.slower = (found, again)
             return None
-        return Found(ledger, tuple(keys[first:stop]), seconds)
+        return found
 
     def wanting(self, keys: Sequence[bytes]) -> list[tuple[TierLedger, range]]:
         """Which blocks of a chain are worth saving, and where: runs that a tier does not have."""

@@ -1,11 +1,12 @@
 """The one seam: a replica is a `Backend`, and so is a front door over a thousand of them."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ridgeline.protocol.request import Message, Request
 from ridgeline.protocol.status import ModelInfo, Status
 from ridgeline.protocol.stream import Delta
+from ridgeline.protocol.timeline import Timeline
 
 
 class Backend(Protocol):
@@ -46,4 +47,13 @@ class Backend(Protocol):
 
     async def drain(self, timeout_seconds: float) -> None:
         """Refuse new requests, wait for those in flight, then cancel what is left."""
+        ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """What a backend may also be able to do: say what became of a request, and why."""
+
+    async def timeline(self, name: str, tenant: str) -> Sequence[Timeline]:
+        """Requests of this tenant that go by this name or id, oldest first; the latest of them."""
         ...

@@ -72,6 +72,7 @@ class Request:
 
     Attributes:
         id: unique; what cancel and the logs name.
+        name: by which its client knows it and may ask what became of it; need not be unique.
         model: name of a served model.
         messages: a conversation, rendered by the replica with the model's chat template.
         prompt: plain text, or token ids, continued as it is.
@@ -95,3 +96,4 @@ class Request:
     tenant: str = ""
     continue_final_message: bool = False
     received_seconds: float = 0.0
+    name: str = ""

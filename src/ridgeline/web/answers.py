@@ -278,6 +278,7 @@ class Answers:
             tenant=tenant,
             continue_final_message=bool(answer.content),
             received_seconds=time.monotonic(),
+            name=answer.id,
         )
         job = Job(self._backend, self._conversations, self._settings, tenant, answer, request)
         self._jobs[answer.id] = job

@@ -11,8 +11,10 @@ tiers itself goes on beside the steps, and its end comes back as a message.
 from dataclasses import dataclass, field
 from typing import Any
 
+from ridgeline.engine.core.journal import Journal
 from ridgeline.engine.core.sequence import Sequence
 from ridgeline.kvcache import KVCache, TierLedger, Tiers
+from ridgeline.protocol.timeline import LoadTrouble
 
 GIVEN_UP_AFTER = 5.0
 """A load that takes this many times as long as expected is not waited for any longer ..."""
@@ -107,6 +109,8 @@ class _Loading:
     keys: tuple[bytes, ...]
     first: int
     """Index of the first block in the chain."""
+    begun: float
+    expected_seconds: float
     deadline: float
 
 
@@ -132,12 +136,14 @@ class Copies:
         tiers: the ledgers below it.
         most_on_the_way: blocks that may be on their way into tiers; more are not saved.
         orders: not yet taken.
+        journal: is told of loads.
     """
 
     cache: KVCache
     tiers: Tiers
     most_on_the_way: int
     orders: list[Order] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
     counters: dict[str, CopyCounters] = field(default_factory=dict)
     _loading: dict[int, _Loading] = field(default_factory=dict)
     _ticket_of: dict[str, int] = field(default_factory=dict)
@@ -204,6 +210,7 @@ class Copies:
         self._give_up(ticket)
         self.counters[loading.tier].not_loaded += len(loading.keys)
         sequence.loads = MOST_LOADS
+        self._tell(loading, 0, now - loading.begun, "late", now)
         return False
 
     def load(self, sequence: Sequence, matched: int, now: float) -> bool:
@@ -219,16 +226,33 @@ class Copies:
         end = (len(sequence.tokens) - 1) // self.cache.block_size
         found = self.tiers.find(sequence.keys, matched, end)
         if found is None:
+            self._tell_slower(sequence, now)
             return False
         sequence.loads += 1
         self._ticket += 1
         patience = max(LEAST_PATIENCE_SECONDS, GIVEN_UP_AFTER * found.seconds)
-        loading = _Loading(sequence, found.tier.name, found.keys, matched, now + patience)
+        loading = _Loading(sequence, found.tier.name, found.keys, matched, now, found.seconds, now + patience)
         self._loading[self._ticket] = loading
         self._ticket_of[sequence.spec.id] = self._ticket
         self.cache.announce(found.keys)  # others that begin alike wait for it, too
         self.orders.append(Load(self._ticket, found.tier.name, found.keys))
+        tokens = len(found.keys) * self.cache.block_size
+        self.journal.load_begun(sequence, found.tier.name, tokens, found.seconds, now)
         return True
+
+    def _tell_slower(self, sequence: Sequence, now: float) -> None:
+        if self.tiers.slower is not None:
+            found, again = self.tiers.slower
+            tokens = len(found.keys) * self.cache.block_size
+            self.journal.not_loaded(sequence, found.tier.name, tokens, (found.seconds, again), now)
+
+    def _tell(
+        self, loading: _Loading, came: int, seconds: float, why: LoadTrouble | None, now: float
+    ) -> None:
+        size = self.cache.block_size
+        tokens = (came * size, (len(loading.keys) - came) * size)
+        took = (loading.expected_seconds, seconds)
+        self.journal.loaded(loading.sequence, loading.tier, tokens, took, why, now)
 
     def next_deadline(self) -> float | None:
         """When the first of those that wait stops waiting; None if nobody does."""
@@ -284,10 +308,11 @@ class Copies:
         if len(good) < len(loading.keys):
             ledger.not_stored(loading.keys[len(good) :])
         ledger.touch(loading.keys[: len(good)], now)
-        restored = self._restore(loading, good, now)
+        restored, why = self._restore(loading, good, now)
         sequence.reloaded[loading.tier] = sequence.reloaded.get(loading.tier, 0) + restored
         counters.loaded += restored
         counters.not_loaded += len(loading.keys) - restored
+        self._tell(loading, restored, message.seconds, why, now)
 
     def _good_records(self, loading: _Loading, message: Fetched) -> list[Record]:
         """Those before the first that is not there or is not what its key promised."""
@@ -299,17 +324,22 @@ class Copies:
             good.append(record)
         return good
 
-    def _restore(self, loading: _Loading, records: list[Record], now: float) -> int:
-        """Put them into the device's cache as far as there is room; how many."""
+    def _restore(
+        self, loading: _Loading, records: list[Record], now: float
+    ) -> tuple[int, LoadTrouble | None]:
+        """Put them into the device's cache as far as there is room; how many, and why not all."""
         sequence, first = loading.sequence, loading.first
         present = self.cache.match(sequence.keys, sequence.tokens).blocks
         if len(present) < first:  # what comes before was evicted meanwhile: nobody could find these
-            return 0
+            return 0, "beginning_evicted"
         # Another sequence may have computed some of them.
         wanted = [(i, record) for i, record in enumerate(records, first) if i >= len(present)]
         self.cache.hold(present)
-        wanted = wanted[: self.cache.available]
-        blocks = self.cache.allocate(len(wanted), now)
+        why: LoadTrouble | None = "lost" if len(records) < len(loading.keys) else None
+        if len(wanted) > self.cache.available:
+            wanted, why = wanted[: self.cache.available], "no_room"
+        spec = sequence.spec
+        blocks = self.cache.allocate(len(wanted), now, spec.id, spec.tenant)
         for block, (i, record) in zip(blocks, wanted, strict=True):
             parent = sequence.keys[i - 1] if i else None
             self.cache.publish(block, sequence.keys[i], record.tokens, i, parent)
@@ -317,7 +347,7 @@ class Copies:
             contents = tuple(record.content for _, record in wanted)
             self.orders.append(Restore(tuple(blocks), contents))
         self.cache.release([*present, *blocks], now)
-        return len(blocks)
+        return len(blocks), why
 
     def told(self) -> list[tuple[TierLedger, CopyCounters]]:
         """Each tier, and what was moved."""

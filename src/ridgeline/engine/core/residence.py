@@ -63,7 +63,7 @@ class Residence:
             self._cache.wanted(sequence.keys, now)
         self._cache.hold(match.blocks)
         need = self._cache.blocks_for(len(sequence.tokens)) - shared
-        sequence.blocks = [*match.blocks, *self._cache.allocate(need, now)]
+        sequence.blocks = [*match.blocks, *self._allocate(need, sequence, now)]
         sequence.computed = match.hit
         sequence.published = shared
         sequence.announced = sequence.keys[shared:]
@@ -76,7 +76,10 @@ class Residence:
     def grow(self, sequence: Sequence, blocks: int, now: float) -> None:
         """Take further blocks; raises OutOfBlocks."""
         if blocks > 0:
-            sequence.blocks += self._cache.allocate(blocks, now)
+            sequence.blocks += self._allocate(blocks, sequence, now)
+
+    def _allocate(self, count: int, sequence: Sequence, now: float) -> list[int]:
+        return self._cache.allocate(count, now, sequence.spec.id, sequence.spec.tenant)
 
     def publish(self, sequence: Sequence) -> None:
         """Make blocks findable whose last token's KV is written."""

@@ -11,27 +11,22 @@ import math
 
 from ridgeline.engine.core.asked import Asked
 from ridgeline.engine.core.budget import OLDEST_SHARE, prefill_order, served_before, share_prefill
-from ridgeline.engine.core.copies import Copies, Moved, Order
+from ridgeline.engine.core.copies import Copies, Moved, Order, Save
 from ridgeline.engine.core.counters import Counters
-from ridgeline.engine.core.forecast import Forecast, Outcome, prefill_seconds
+from ridgeline.engine.core.forecast import Outcome
+from ridgeline.engine.core.foresight import Foresight, decode_work
+from ridgeline.engine.core.journal import Journal
 from ridgeline.engine.core.limits import ExpectedOutput, Limits
 from ridgeline.engine.core.line import Line
 from ridgeline.engine.core.messages import Output
 from ridgeline.engine.core.pace import Allowance, FixedPace, Pace, TargetPace
-from ridgeline.engine.core.plan import (
-    IN_FLIGHT,
-    Admission,
-    Geometry,
-    Row,
-    RowResult,
-    StepPlan,
-    StepResult,
-)
+from ridgeline.engine.core.plan import Geometry, RowResult, StepPlan, StepResult
 from ridgeline.engine.core.residence import Residence
+from ridgeline.engine.core.rows import admission_of, ending, launch
 from ridgeline.engine.core.sequence import LaunchedRow, LaunchedStep, Sequence, SequenceSpec
 from ridgeline.kvcache import KVCache, Match
 from ridgeline.protocol import FinishReason, Refusal
-from ridgeline.roofline import StepTime, Work
+from ridgeline.roofline import StepTime
 
 LOADED_AHEAD = 4
 """Conversations that wait in the line are loaded from the tiers below the device before their turn
@@ -80,7 +75,6 @@ class Scheduler:
         """Forecasts that met their outcome; whoever reads them clears the list."""
         self.asked: list[Asked] = []
         """Prompts admitted; whoever reads them clears the list."""
-        self._step_time = step_time
         self.pace: Pace = (
             TargetPace(step_time, target_seconds, limits, geometry.max_batch)
             if step_time is not None and target_seconds
@@ -88,12 +82,17 @@ class Scheduler:
         )
         """Sets the size of steps; another may take its place between two of them."""
         self.cache = cache or KVCache(geometry.blocks, geometry.block_size_tokens)
-        self.copies = copies
         self.counters = Counters()
+        self.journal = Journal()
+        """What is done with each sequence, and why; whoever tells it takes it."""
+        self.copies = copies
+        if copies is not None:
+            copies.journal = self.journal
         self.starved_of_blocks = False
         """Whether the last `schedule` left somebody waiting because KV blocks were short."""
         self._expected = ExpectedOutput(limits.expected_output_tokens)
         self._residence = Residence(self.cache, self._expected, limits.watermark, shared)
+        self._foresight = Foresight(self._residence, step_time, copies)
         self._line = Line(limits.max_waiting, geometry.max_batch, self._expected)
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
@@ -155,14 +154,17 @@ class Scheduler:
         displaced = self._line.join(sequence, self._running, now, len(self._free_slots))
         self._order += 1
         self._sequences[spec.id] = sequence
-        sequence.forecast = self._foretell(sequence, wait, now)
+        sequence.forecast = self._foresight.forecast(sequence, wait, self._running, self.pace, now)
+        self.journal.queued(sequence, self.waiting - 1, self.running, sequence.forecast, now)
         self._load_ahead(sequence, now)
         if displaced is None:
             return []
         del self._sequences[displaced.spec.id]
         if self.copies is not None:
             self.copies.leave(displaced)
-        return [Output(displaced.spec.id, refusal=self._line.refusal(self._running, now))]
+        refusal = self._line.refusal(self._running, now)
+        self.journal.failed(displaced, refusal, now)
+        return [Output(displaced.spec.id, refusal=refusal)]
 
     def _load_ahead(self, sequence: Sequence, now: float) -> None:
         """Begin to load a conversation that has come back, unless it would have to wait for long."""
@@ -171,18 +173,6 @@ class Scheduler:
         match = self._residence.match(sequence)
         if not self._residence.is_being_computed(sequence, match):
             self.copies.load(sequence, len(match.blocks), now)
-
-    def _foretell(self, sequence: Sequence, wait: float, now: float) -> Forecast | None:
-        """Once it is in the line: what is refused should cost no look into the cache."""
-        if self._step_time is None or not sequence.spec.max_tokens:
-            return None
-        wait += now - sequence.arrived_seconds
-        cached = self._residence.match(sequence).hit
-        prefilling = [s for s in self._running if s.remaining > 1]
-        tokens = served_before(sequence, prefilling) + len(sequence.tokens) - cached
-        decoding = _decode_work([s for s in self._running if s.remaining <= 1])
-        prefill = prefill_seconds(self._step_time, self.pace, decoding, max(1, tokens))
-        return Forecast(wait, wait + prefill, cached)
 
     def _refuse_unservable(self, spec: SequenceSpec) -> None:
         if spec.id in self._sequences:
@@ -204,6 +194,7 @@ class Scheduler:
         sequence = self._sequences.get(sequence_id)
         if sequence is None:
             return []
+        self.journal.finished(sequence, reason, now)
         self._end(sequence, now)
         return [
             Output(
@@ -220,9 +211,13 @@ class Scheduler:
             row.sequence for row in self._launched.pop(plan.step).rows if row.sequence.epoch == row.epoch
         ]
         for sequence in broken:
-            self.cache.discard(sequence.blocks)
-            self._end(sequence, now)
+            self._break(sequence, refusal, now)
         return [Output(sequence.spec.id, refusal=refusal) for sequence in broken]
+
+    def _break(self, sequence: Sequence, refusal: Refusal, now: float) -> None:
+        self.cache.discard(sequence.blocks)
+        self.journal.failed(sequence, refusal, now)
+        self._end(sequence, now)
 
     def _end(self, sequence: Sequence, now: float) -> None:
         if self.copies is not None:
@@ -243,8 +238,16 @@ class Scheduler:
         sequence.slot = None
         sequence.epoch += 1
         if self.copies is not None:
-            self.copies.save(sequence, now)
+            self._save(sequence, now)
         self._residence.move_out(sequence, now)
+
+    def _save(self, sequence: Sequence, now: float) -> None:
+        assert self.copies is not None, "no tier to save to"
+        before = len(self.copies.orders)
+        self.copies.save(sequence, now)
+        for order in self.copies.orders[before:]:
+            if isinstance(order, Save):
+                self.journal.saved(sequence, order.tier, len(order.blocks), now)
 
     # --- schedule ------------------------------------------------------------------------------
 
@@ -257,13 +260,13 @@ class Scheduler:
         prefilling = [s for s in self._running if s.wants_more and s.slot not in in_step]
         allowed = self._allow(decoding, prefilling)
         budget = allowed.tokens - len(decoding)
-        rows = [self._launch(sequence, 1) for sequence in decoding]
+        rows = [launch(sequence, 1) for sequence in decoding]
         admitted = self._admit(prefilling, budget, allowed.sequences, now)
-        rows += [self._launch(s, count) for s, count in share_prefill([*prefilling, *admitted], budget)]
+        rows += [launch(s, count) for s, count in share_prefill([*prefilling, *admitted], budget)]
         if not rows:
             return None
         releases, self._releases = tuple(self._releases), []
-        admissions = tuple(self._admission(sequence) for sequence in admitted)
+        admissions = tuple(admission_of(sequence) for sequence in admitted)
         plan = StepPlan(self._step, tuple(row for row, _ in rows), admissions, releases)
         launched = tuple(launched for _, launched in rows)
         self._launched[self._step] = LaunchedStep(now, launched, allowed)
@@ -275,7 +278,7 @@ class Scheduler:
         first = min(prefilling, key=prefill_order, default=None)
         contexts = [s.next_position for s in self._running]
         mean = sum(contexts) / len(contexts) if contexts else 0.0
-        work = _decode_work(decoding)
+        work = decode_work(decoding)
         return Allowance(
             self.pace.tokens(work, 0 if first is None else first.next_position),
             self.pace.sequences(mean),
@@ -301,7 +304,7 @@ class Scheduler:
         """
         while (need := self._residence.lacks(sequence)) > self.cache.available:
             victim = self._least_lost(self._running[self._running.index(sequence) :])
-            self._preempt(victim, now)
+            self._preempt(victim, sequence, now)
             if victim is sequence:
                 return False
         self._residence.grow(sequence, need, now)
@@ -317,16 +320,10 @@ class Scheduler:
         behind = [s for s in candidates[spared:] if s.spec.priority == lowest]
         # Blocks that others hold, too, would make no room.
         giving = [s for s in behind if self.cache.held_once(s.blocks)] or behind
-        return min(reversed(giving), key=self._seconds_to_return)
+        return min(reversed(giving), key=self._foresight.seconds_to_return)
 
-    def _seconds_to_return(self, sequence: Sequence) -> float:
-        if self.copies is not None:
-            return self.copies.seconds_to_return(sequence)
-        if self._step_time is None or not sequence.computed:
-            return 0.0
-        return self._step_time.seconds(Work.of([(sequence.computed, 0)], 0))
-
-    def _preempt(self, sequence: Sequence, now: float) -> None:
+    def _preempt(self, sequence: Sequence, whom: Sequence, now: float) -> None:
+        self.journal.preempted(sequence, whom, self._foresight.seconds_to_return(sequence), now)
         self._vacate(sequence, now)
         sequence.preemptions += 1
         self.counters.preemptions += 1
@@ -347,7 +344,8 @@ class Scheduler:
             need = self.cache.blocks_for(len(waiting.tokens))
             if need > self.cache.available + sum(len(s.blocks) for s in below):
                 return
-            self._preempt(min(reversed(lowest), key=self._seconds_to_return), now)
+            victim = min(reversed(lowest), key=self._foresight.seconds_to_return)
+            self._preempt(victim, waiting, now)
 
     def _admit(self, prefilling: list[Sequence], budget: int, most: int, now: float) -> list[Sequence]:
         """Give slots and blocks to waiting sequences that would compute something in this step."""
@@ -357,7 +355,11 @@ class Scheduler:
             ahead = [*prefilling, *admitted]
             reserved = budget // OLDEST_SHARE if ahead else 0
             is_full = not self._free_slots or self.running >= most
-            if is_full or served_before(sequence, ahead) >= budget - reserved:
+            if is_full:
+                self.journal.held_up(sequence, "pace" if self._free_slots else "slots", now)
+                break
+            if served_before(sequence, ahead) >= budget - reserved:
+                self.journal.held_up(sequence, "step", now)
                 break
             match = self._residence.match(sequence)
             if self._is_coming(sequence, match, now):
@@ -368,8 +370,10 @@ class Scheduler:
                 growth = self._residence.expected_growth(self._running)
             if not self._residence.has_room(sequence, match, growth):
                 self.starved_of_blocks = True
+                self.journal.held_up(sequence, "blocks", now)
                 break
             if self.copies is not None and self.copies.load(sequence, len(match.blocks), now):
+                self.journal.held_up(sequence, "load", now)
                 if not self._line.park(sequence):
                     break
                 continue
@@ -381,13 +385,19 @@ class Scheduler:
     def _is_coming(self, sequence: Sequence, match: Match, now: float) -> bool:
         """Whether what the device lacks is on its way there, by a copy or by another's computing."""
         if self.copies is not None and self.copies.is_loading(sequence, now):
+            self.journal.held_up(sequence, "load", now)
             return True
-        return self._residence.is_being_computed(sequence, match)
+        if self._residence.is_being_computed(sequence, match):
+            self.journal.awaits(sequence, self._running, match, now)
+            return True
+        return False
 
     def _start(self, sequence: Sequence, match: Match, now: float) -> None:
         """Into the batch: a slot, the cached prefix, blocks for the rest of the known tokens."""
         self._line.leave(sequence, served=True)
         self.counters.count(match, sequence)
+        again = self._foresight.recompute_seconds(match, self.pace)
+        self.journal.admitted(sequence, match, self.cache, again, now)
         self._residence.move_in(sequence, match, now)
         sequence.slot = self._free_slots.pop()
         bisect.insort(self._running, sequence, key=_rank)
@@ -401,38 +411,6 @@ class Scheduler:
                 foretold, waited = sequence.forecast, now - sequence.arrived_seconds
                 self.outcomes.append(Outcome("wait", foretold.wait_seconds, waited))
                 self.outcomes.append(Outcome("cached_tokens", foretold.cached_tokens, match.hit))
-
-    def _admission(self, sequence: Sequence) -> Admission:
-        spec = sequence.spec
-        assert sequence.slot is not None, "an admitted sequence has a slot"
-        return Admission(
-            sequence.slot,
-            tuple(sequence.tokens),
-            len(spec.prompt),
-            spec.sampling,
-            banned_token_ids=tuple(sorted(spec.stop_token_ids)) if spec.min_tokens else (),
-            min_tokens=spec.min_tokens,
-        )
-
-    def _launch(self, sequence: Sequence, count: int) -> tuple[Row, LaunchedRow]:
-        """The next `count` tokens of a sequence, as a row and as what commit needs of it."""
-        start = sequence.next_position
-        end = start + count
-        token_ids = tuple(sequence.tokens[start:end])
-        sampled = end == len(sequence.tokens) + sequence.drawing and sequence.spec.max_tokens > 0
-        assert sequence.slot is not None, "a row needs a slot"
-        row = Row(
-            sequence.slot,
-            start,
-            token_ids + (IN_FLIGHT,) * (count - len(token_ids)),
-            tuple(sequence.blocks[sequence.told_blocks :]),
-            sample=sampled,
-            score_prompt=sequence.scores_prompt and start + 1 < len(sequence.spec.prompt),
-        )
-        sequence.told_blocks = len(sequence.blocks)
-        sequence.scheduled += count
-        sequence.drawing += sampled
-        return row, LaunchedRow(sequence, sequence.epoch, start, count, sampled)
 
     # --- commit --------------------------------------------------------------------------------
 
@@ -456,9 +434,9 @@ class Scheduler:
     def _commit_row(self, launched: LaunchedRow, result: RowResult, now: float) -> Output | None:
         sequence = launched.sequence
         if result.error is not None:
-            self.cache.discard(sequence.blocks)
-            self._end(sequence, now)
-            return Output(sequence.spec.id, refusal=Refusal("internal_error", result.error))
+            refusal = Refusal("internal_error", result.error)
+            self._break(sequence, refusal, now)
+            return Output(sequence.spec.id, refusal=refusal)
         sequence.computed += launched.count
         sequence.scheduled -= launched.count
         sequence.reached = max(sequence.reached, sequence.computed)
@@ -468,17 +446,18 @@ class Scheduler:
             sequence.drawing -= 1
             sequence.tokens.append(result.token_id)
             new_tokens = (result.token_id,)
-            if sequence.forecast is not None:
-                predicted, took = sequence.forecast.first_token_seconds, now - sequence.arrived_seconds
-                self.outcomes.append(Outcome("time_to_first_token", predicted, took))
-                sequence.forecast = None
+        if sequence.story.prefill is not None:
+            self.journal.computed(sequence, launched.sampled, now)
+        if launched.sampled and sequence.first_token_seconds is None:
+            self._answer_begins(sequence, now)
         self._residence.publish(sequence)
         # After a preemption positions are scored a second time; they were reported before.
         prompt_scores = result.prompt_scores[max(0, sequence.scored - launched.start) :]
         sequence.scored += len(prompt_scores)
-        finish, stop_token_id = _finish(sequence, new_tokens)
+        finish, stop_token_id = ending(sequence, new_tokens)
         if finish is not None:
             self._expected.observe(sequence.generated)
+            self.journal.finished(sequence, finish, now)
             self._end(sequence, now)
         elif not (new_tokens or prompt_scores):
             return None
@@ -492,6 +471,14 @@ class Scheduler:
             sequence.cached,
             sequence.queue_seconds,
         )
+
+    def _answer_begins(self, sequence: Sequence, now: float) -> None:
+        sequence.first_token_seconds = now
+        self.journal.first_token(sequence, now)
+        if sequence.forecast is not None:
+            predicted, took = sequence.forecast.first_token_seconds, now - sequence.arrived_seconds
+            self.outcomes.append(Outcome("time_to_first_token", predicted, took))
+            sequence.forecast = None
 
     # --- invariants ----------------------------------------------------------------------------
 
@@ -507,21 +494,6 @@ class Scheduler:
         assert self.running + self.waiting == len(self._sequences), "a sequence is lost"
         for s in self._running:
             assert len(s.blocks) >= self.cache.blocks_for(s.next_position), "KV without a block"
-
-
-def _finish(sequence: Sequence, new_tokens: tuple[int, ...]) -> tuple[FinishReason | None, int | None]:
-    """Whether the answer is over, and by which stop token."""
-    spec = sequence.spec
-    if new_tokens and new_tokens[-1] in spec.stop_token_ids and sequence.generated > spec.min_tokens:
-        return "stop", new_tokens[-1]
-    if spec.max_tokens == 0:
-        return ("length" if sequence.computed >= len(spec.prompt) else None), None
-    return ("length" if sequence.generated >= spec.max_tokens else None), None
-
-
-def _decode_work(sequences: list[Sequence]) -> Work:
-    """What one more token of each of these is."""
-    return Work.of([(1, s.next_position) for s in sequences], len(sequences))
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:

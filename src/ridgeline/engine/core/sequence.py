@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ridgeline.engine.core.forecast import Forecast
 from ridgeline.engine.core.pace import Allowance
 from ridgeline.protocol import Sampling
+from ridgeline.protocol.timeline import WaitReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,35 @@ class SequenceSpec:
     tenant: str = ""
 
 
+@dataclass(slots=True)
+class Prefill:
+    """Tokens from `first` on are being computed, in `steps` steps so far."""
+
+    first: int
+    since_seconds: float
+    steps: int = 0
+
+
+@dataclass(slots=True)
+class Story:
+    """What the journal has to remember of a sequence between two events.
+
+    It has waited for `why` since `since`, before that for what `waited` says; `prefill` is there while
+    it computes what it knows already; `declined` is what was not loaded, by tier and tokens.
+    """
+
+    why: WaitReason = "line"
+    since: float = 0.0
+    waited: dict[WaitReason, float] = field(default_factory=dict)
+    prefill: Prefill | None = None
+    declined: tuple[str, int] | None = None
+
+    def wait_for(self, why: WaitReason, now: float) -> None:
+        """From now on it waits for something else."""
+        self.waited[self.why] = self.waited.get(self.why, 0.0) + now - self.since
+        self.why, self.since = why, now
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A sequence the scheduler knows, waiting or running.
@@ -48,8 +78,7 @@ class Sequence:
     computed; of `blocks` the executor was told `told_blocks`, and `published` are findable;
     `announced` keys are those it is about to publish; `scored` prompt positions were reported;
     `forecast` is what was foretold at its arrival, until it has a first token; `loads` were begun
-    from tiers below the device, which gave `reloaded` blocks
-    each in `load_seconds`.
+    from tiers below the device, which gave `reloaded` blocks each in `load_seconds`; its `story` is the journal's.
     """
 
     spec: SequenceSpec
@@ -65,6 +94,7 @@ class Sequence:
     preemptions: int = 0
     reached: int = 0
     admitted_seconds: float | None = None
+    first_token_seconds: float | None = None
     blocks: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     announced: list[bytes] = field(default_factory=list)
@@ -75,6 +105,7 @@ class Sequence:
     loads: int = 0
     reloaded: dict[str, int] = field(default_factory=dict)
     load_seconds: float = 0.0
+    story: Story = field(default_factory=Story)
 
     @property
     def generated(self) -> int:
