@@ -188,9 +188,12 @@ class KVCache:
             blocks.append(block)
         return blocks
 
-    def eviction(self, key: bytes) -> Eviction | None:
-        """Why the block with this key is gone; None where it is not, or where that was forgotten."""
-        return self._index.eviction(key)
+    def evictions(self, keys: Sequence[bytes]) -> list[tuple[Eviction | None, int]]:
+        """Why the blocks with these keys are gone, and how many in a row each time.
+
+        None stands for those that are not gone, or where that was forgotten.
+        """
+        return self._index.evictions(keys)
 
     def check(self, chains: Sequence[Sequence[int]]) -> None:
         """Prove the ledger against the chains of all running sequences; AssertionError if wrong."""

@@ -87,9 +87,19 @@ class PrefixIndex:
         self._evicted.pop(entry.key, None)
         return True
 
-    def eviction(self, key: bytes) -> Eviction | None:
-        """Why this key is gone; None where it is not, or where that is not remembered."""
-        return self._evicted.get(key)
+    def evictions(self, keys: Sequence[bytes]) -> list[tuple[Eviction | None, int]]:
+        """See `KVCache.evictions`."""
+        runs: list[tuple[Eviction | None, int]] = []
+        last: Eviction | None = None
+        count = 0
+        for why in map(self._evicted.get, keys):
+            if why is last:
+                count += 1
+                continue
+            if count:
+                runs.append((last, count))
+            last, count = why, 1
+        return [*runs, (last, count)] if count else runs
 
     def withdraw(self, block: int, eviction: Eviction | None = None) -> Entry:
         """The block's content is given up; its key is remembered as evicted."""

@@ -1,7 +1,8 @@
 """What became of a request, event by event: plain data that the engine writes and anybody may read.
 
 Times are of `time.monotonic()`, which all processes of a machine share; durations are in seconds.
-Whoever is named in an event is named by request id, and only where both have the same tenant.
+Whoever is named in an event is named by request id, and only where both have the same tenant. Nobody
+changes an event; they are not frozen, since making one would then take thrice as long, in the engine.
 """
 
 from collections.abc import Mapping
@@ -23,14 +24,14 @@ LoadTrouble = Literal["lost", "late", "no_room", "beginning_evicted"]
 device, or of no use since the blocks before them were evicted meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """Something that happened to one answer of a request, at a time."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Queued(Event):
     """It came into the line.
 
@@ -53,7 +54,7 @@ class Queued(Event):
     expected_cached_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Refused(Event):
     """It was not served, or failed; `wait_seconds` is the computed wait it was told."""
 
@@ -62,7 +63,7 @@ class Refused(Event):
     wait_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LoadBegun(Event):
     """Blocks are being read from a tier below the device."""
 
@@ -71,7 +72,7 @@ class LoadBegun(Event):
     expected_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Loaded(Event):
     """A load came to its end: so many of the tokens came, and why the others did not."""
 
@@ -83,7 +84,7 @@ class Loaded(Event):
     why: LoadTrouble | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NotLoaded(Event):
     """A tier has the tokens, but computing them was expected to take less time than reading them."""
 
@@ -93,7 +94,7 @@ class NotLoaded(Event):
     recompute_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Awaited(Event):
     """It began to wait for another that is computing what its own prompt begins with."""
 
@@ -101,7 +102,7 @@ class Awaited(Event):
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evicted:
     """Tokens that were cached once and gave way.
 
@@ -119,7 +120,7 @@ class Evicted:
     price: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Matched(Event):
     """What of the known tokens was cached when it came into the batch.
 
@@ -130,7 +131,6 @@ class Matched(Event):
         cold_tokens: were never seen before.
         short_tokens: fill no whole block, or are the one that must be computed in any case.
         evictions: who made the evicted ones go, the most first; at most a few.
-        recompute_seconds: what computing the evicted ones was expected to take; None if unknown.
         room_tokens: with so much more room on the device they would still have been there, had the
             least recently used gone first; None where none is missing.
         recomputed_tokens: after a preemption, those that it has to compute a second time.
@@ -142,12 +142,11 @@ class Matched(Event):
     cold_tokens: int
     short_tokens: int
     evictions: tuple[Evicted, ...] = ()
-    recompute_seconds: float | None = None
     room_tokens: int | None = None
     recomputed_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admitted(Event):
     """It got a place in the batch.
 
@@ -160,7 +159,7 @@ class Admitted(Event):
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prefilled(Event):
     """Tokens `first` to `last` (exclusive) were computed, in so many steps; one that goes on is told
     again with the same `first`, which takes its place."""
@@ -172,7 +171,7 @@ class Prefilled(Event):
     done: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FirstToken(Event):
     """The answer begins, so long after its arrival; beside what was foretold."""
 
@@ -180,7 +179,7 @@ class FirstToken(Event):
     expected_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Preempted(Event):
     """It had to leave the batch.
 
@@ -199,7 +198,7 @@ class Preempted(Event):
     expected_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Saved(Event):
     """Copies of its blocks were sent to a tier below the device."""
 
@@ -207,7 +206,7 @@ class Saved(Event):
     blocks: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished(Event):
     """The answer is over; `decode_seconds` are from its first token on."""
 
@@ -216,7 +215,7 @@ class Finished(Event):
     decode_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Told:
     """New events of a sequence."""
 

@@ -126,8 +126,8 @@ def _advice(events: Sequence[Event]) -> tuple[str, ...]:
     advice = []
     for event in events:
         match event:
-            case Matched(evicted_tokens=gone, room_tokens=room, recompute_seconds=again) if gone:
-                saved = f", which would have saved about {duration(again)}" if again else ""
+            case Matched(evicted_tokens=gone, room_tokens=room) if gone:
+                saved = _saved(gone, events)
                 more = f"about {tokens(room)} more room" if room else "more room"
                 advice.append(
                     f"With {more} for the KV cache, {tokens(gone)} of the prompt would still have been "
@@ -143,3 +143,13 @@ def _advice(events: Sequence[Event]) -> tuple[str, ...]:
                     f"With more room on the device the other {tokens(missing)} could have been loaded, too."
                 )
     return tuple(dict.fromkeys(advice))
+
+
+def _saved(gone: int, events: Sequence[Event]) -> str:
+    """What the tokens that were gone cost, by what computing the prompt took."""
+    for event in events:
+        match event:
+            case Prefilled(first=first, last=last, took_seconds=took, done=True) if last > first:
+                share = min(1.0, gone / (last - first))
+                return f", which would have saved about {duration(took * share)}"
+    return ""

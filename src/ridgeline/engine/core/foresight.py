@@ -8,7 +8,6 @@ from ridgeline.engine.core.forecast import Forecast, prefill_seconds
 from ridgeline.engine.core.pace import Pace
 from ridgeline.engine.core.residence import Residence
 from ridgeline.engine.core.sequence import Sequence
-from ridgeline.kvcache import Match
 from ridgeline.roofline import StepTime, Work
 
 
@@ -39,12 +38,6 @@ class Foresight:
         decoding = decode_work([s for s in running if s.remaining <= 1])
         prefill = prefill_seconds(self._step_time, pace, decoding, max(1, tokens))
         return Forecast(wait, wait + prefill, cached)
-
-    def recompute_seconds(self, match: Match, pace: Pace) -> float | None:
-        """What computing again takes that was cached once; None where nothing is foretold, or gone."""
-        if self._step_time is None or not match.evicted:
-            return None
-        return prefill_seconds(self._step_time, pace, Work.of([], 0), match.evicted)
 
     def seconds_to_return(self, sequence: Sequence) -> float:
         """What a running one would need to have again what it computed."""

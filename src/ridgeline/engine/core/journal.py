@@ -118,24 +118,21 @@ class Journal:
 
     # --- in the batch --------------------------------------------------------------------------
 
-    def admitted(
-        self,
-        sequence: Sequence,
-        match: Match,
-        cache: KVCache,
-        recompute_seconds: float | None,
-        now: float,
-    ) -> None:
+    def admitted(self, sequence: Sequence, match: Match, cache: KVCache, now: float) -> None:
         """It comes into the batch; before its blocks are taken."""
         story = sequence.story
         story.wait_for("line", now)
         again = sequence.preemptions > 0
         size = cache.block_size
         loaded = {tier: blocks * size for tier, blocks in sequence.reloaded.items() if blocks}
-        first = len(match.blocks)
-        gone = [cache.eviction(key) for key in sequence.keys[first : first + match.evicted // size]]
-        known = [why for why in gone if why is not None]
-        earliest = min((why.order for why in known), default=None)
+        evictions: tuple[Evicted, ...] = ()
+        room_tokens = None
+        if match.evicted:
+            first = len(match.blocks)
+            gone = cache.evictions(sequence.keys[first : first + match.evicted // size])
+            evictions = _culprits(sequence, gone, size)
+            earliest = min((why.order for why, _ in gone if why is not None), default=None)
+            room_tokens = None if earliest is None else (cache.evicted_blocks - earliest) * size
         matched = Matched(
             now,
             max(0, match.hit - sum(loaded.values())),
@@ -143,20 +140,18 @@ class Journal:
             match.evicted,
             match.cold,
             match.short,
-            _culprits(sequence, gone, size),
-            recompute_seconds,
-            None if earliest is None else (cache.evicted_blocks - earliest) * size,
+            evictions,
+            room_tokens,
             max(0, sequence.reached - match.hit) if again else 0,
         )
-        waited = {why: seconds for why, seconds in story.waited.items() if seconds > 0}
         self._note(sequence, matched)
-        self._note(sequence, Admitted(now, waited, again))
+        self._note(sequence, Admitted(now, story.waited, again))
         story.waited = {}
-        story.prefill = Prefill(match.hit, now)
+        sequence.prefill = Prefill(match.hit, now)
 
     def computed(self, sequence: Sequence, last: bool, now: float) -> None:
         """A chunk was computed; the first, second, fourth, ... of them is told, and the last."""
-        prefill = sequence.story.prefill
+        prefill = sequence.prefill
         assert prefill is not None, "it is not computing its prompt"
         prefill.steps += 1
         if last:
@@ -166,7 +161,7 @@ class Journal:
 
     def prefill_ends(self, sequence: Sequence, now: float) -> None:
         """All is computed, or it has to stop in the midst of it."""
-        prefill, sequence.story.prefill = sequence.story.prefill, None
+        prefill, sequence.prefill = sequence.prefill, None
         if prefill is not None and prefill.steps:
             self._note(sequence, _prefilled(sequence, prefill, True, now))
 
@@ -211,12 +206,14 @@ def _name(reader: Sequence, sequence_id: str, tenant: str) -> str:
     return sequence_id.rpartition("/")[0] or sequence_id if tenant == reader.spec.tenant else ANOTHER_USER
 
 
-def _culprits(sequence: Sequence, gone: list[Eviction | None], block_size: int) -> tuple[Evicted, ...]:
+def _culprits(
+    sequence: Sequence, gone: list[tuple[Eviction | None, int]], block_size: int
+) -> tuple[Evicted, ...]:
     """Who made these blocks go, the most first."""
     by_name: dict[str, Evicted] = {}
-    for why in gone:
+    for why, blocks in gone:
         name = "" if why is None or not why.by else _name(sequence, why.by, why.tenant)
-        tokens, seconds, price = block_size, 0.0 if why is None else why.seconds, why and why.price
+        tokens, seconds, price = blocks * block_size, 0.0 if why is None else why.seconds, why and why.price
         if (so_far := by_name.get(name)) is not None:
             tokens += so_far.tokens
             seconds = max(seconds, so_far.seconds)

@@ -396,8 +396,7 @@ class Scheduler:
         """Into the batch: a slot, the cached prefix, blocks for the rest of the known tokens."""
         self._line.leave(sequence, served=True)
         self.counters.count(match, sequence)
-        again = self._foresight.recompute_seconds(match, self.pace)
-        self.journal.admitted(sequence, match, self.cache, again, now)
+        self.journal.admitted(sequence, match, self.cache, now)
         self._residence.move_in(sequence, match, now)
         sequence.slot = self._free_slots.pop()
         bisect.insort(self._running, sequence, key=_rank)
@@ -446,10 +445,8 @@ class Scheduler:
             sequence.drawing -= 1
             sequence.tokens.append(result.token_id)
             new_tokens = (result.token_id,)
-        if sequence.story.prefill is not None:
-            self.journal.computed(sequence, launched.sampled, now)
-        if launched.sampled and sequence.first_token_seconds is None:
-            self._answer_begins(sequence, now)
+        if sequence.prefill is not None:
+            self._prefilled(sequence, launched.sampled, now)
         self._residence.publish(sequence)
         # After a preemption positions are scored a second time; they were reported before.
         prompt_scores = result.prompt_scores[max(0, sequence.scored - launched.start) :]
@@ -472,7 +469,11 @@ class Scheduler:
             sequence.queue_seconds,
         )
 
-    def _answer_begins(self, sequence: Sequence, now: float) -> None:
+    def _prefilled(self, sequence: Sequence, last: bool, now: float) -> None:
+        """A chunk of what was known at admission is computed; after the last one tokens are drawn."""
+        self.journal.computed(sequence, last, now)
+        if not last or sequence.first_token_seconds is not None:
+            return
         sequence.first_token_seconds = now
         self.journal.first_token(sequence, now)
         if sequence.forecast is not None:

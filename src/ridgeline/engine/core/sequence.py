@@ -46,14 +46,13 @@ class Prefill:
 class Story:
     """What the journal has to remember of a sequence between two events.
 
-    It has waited for `why` since `since`, before that for what `waited` says; `prefill` is there while
-    it computes what it knows already; `declined` is what was not loaded, by tier and tokens.
+    It has waited for `why` since `since`, before that for what `waited` says; `declined` is what was
+    not loaded, by tier and tokens.
     """
 
     why: WaitReason = "line"
     since: float = 0.0
     waited: dict[WaitReason, float] = field(default_factory=dict)
-    prefill: Prefill | None = None
     declined: tuple[str, int] | None = None
 
     def wait_for(self, why: WaitReason, now: float) -> None:
@@ -78,7 +77,8 @@ class Sequence:
     computed; of `blocks` the executor was told `told_blocks`, and `published` are findable;
     `announced` keys are those it is about to publish; `scored` prompt positions were reported;
     `forecast` is what was foretold at its arrival, until it has a first token; `loads` were begun
-    from tiers below the device, which gave `reloaded` blocks each in `load_seconds`; its `story` is the journal's.
+    from tiers below the device, which gave `reloaded` blocks each in `load_seconds`; `prefill` is there
+    from admission until all is computed that was known then; its `story` is the journal's.
     """
 
     spec: SequenceSpec
@@ -105,6 +105,7 @@ class Sequence:
     loads: int = 0
     reloaded: dict[str, int] = field(default_factory=dict)
     load_seconds: float = 0.0
+    prefill: Prefill | None = None
     story: Story = field(default_factory=Story)
 
     @property
