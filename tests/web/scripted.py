@@ -4,7 +4,17 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 
-from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status, Usage
+from ridgeline.protocol import (
+    Delta,
+    Message,
+    ModelInfo,
+    ModelStatus,
+    Refusal,
+    Request,
+    Status,
+    Timeline,
+    Usage,
+)
 
 _WORDS = re.compile(r"\S+\s*|\s+")
 
@@ -26,6 +36,7 @@ class ScriptedBackend:
         title: what is answered to those; nothing leaves a conversation the title it has.
         hold_titles: those wait until this is False again or they are cancelled.
         running: ids of requests that hold blocks.
+        timelines: what is remembered of requests.
     """
 
     def __init__(self, reply: str = "Yes, of course.") -> None:
@@ -38,6 +49,7 @@ class ScriptedBackend:
         self.title: str | Exception = ""
         self.hold_titles = False
         self.running: set[str] = set()
+        self.timelines: list[Timeline] = []
         self.infos = [ModelInfo("tiny", 1, 2000, 100, 1000)]
         self.deaf = False
         self._cancelled: set[str] = set()
@@ -73,6 +85,9 @@ class ScriptedBackend:
             yield Delta(0, finish="stop", usage=Usage(prompt, count, prompt // 2))
         finally:
             self.running.discard(request.id)
+
+    async def timeline(self, name: str, tenant: str) -> Sequence[Timeline]:
+        return [t for t in self.timelines if name in (t.id, t.name) and t.tenant == tenant]
 
     async def _title(self, request: Request) -> AsyncIterator[Delta]:
         self.titles.append(request)

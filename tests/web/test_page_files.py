@@ -19,7 +19,7 @@ OURS = [
     for path in STATIC.rglob("*")
     if path.is_file() and vendor.FOLDER not in path.parents and path.suffix != ".png"
 ]
-PAGES = ("index.html", "dashboard.html")
+PAGES = ("index.html", "dashboard.html", "explain.html")
 FILES = json.loads(vendor.MANIFEST.read_text())["modules"]
 MODULES = [name for name in FILES if name.endswith(".js")]
 IMPORTS = re.compile(r"""(?:\bfrom|(?:^|[;\n])\s*import|\bimport\s*\()\s*["']([\w@./-]+)["']""")
@@ -105,7 +105,9 @@ def test_every_module_of_ours_is_reachable() -> None:
         page: re.findall(r'<script[^>]* src="{{assets}}/([\w./-]+)"', (STATIC / page).read_text())
         for page in PAGES
     }
-    assert list(scripts.values()) == [["loading.js", "app.js"], ["loading.js", "dashboard/app.js"]]
+    assert list(scripts.values()) == [
+        ["loading.js", name] for name in ("app.js", "dashboard/app.js", "explain/app.js")
+    ]
     seen: set[Path] = set()
     todo = [STATIC / name for names in scripts.values() for name in names]
     while todo:
@@ -122,7 +124,7 @@ def test_every_module_of_ours_is_reachable() -> None:
 def test_headers_and_caching(server: Server) -> None:
     linked: list[str] = []
     with httpx.Client(base_url=server.url) as client:
-        for path in ("/dashboard", "/", "/c/0123456789abcdef"):
+        for path in ("/dashboard", "/explain", "/", "/c/0123456789abcdef"):
             page = client.get(path)
             assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
             policy = dict(

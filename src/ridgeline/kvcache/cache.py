@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru, Priced
 from ridgeline.kvcache.prefix import Entry, Eviction, Match, PrefixIndex
 
+SAME_PRICE = 1.1
+"""Prices that differ by no more than this factor are remembered as one."""
+
 
 class OutOfBlocks(Exception):
     """More blocks were asked for than are free or idle; nothing was changed."""
@@ -176,13 +179,16 @@ class KVCache:
         return key in self._coming and not self._index.has(key)
 
     def _evict(self, count: int, now: float, by: str, tenant: str) -> list[int]:
-        # A record is kept as long as a key is remembered: those of one price share it.
+        # A record is kept as long as a key is remembered: those of about one price share it.
         why = Eviction(by, tenant, now, self.evicted_blocks)
+        low = high = -1.0
         blocks = []
         for _ in range(count):
             block = self._policy.victim(now)
-            if self._priced is not None and self._priced.last_price != why.price:
-                why = Eviction(by, tenant, now, self.evicted_blocks, self._priced.last_price)
+            if self._priced is not None and not low <= self._priced.last_price <= high:
+                price = self._priced.last_price
+                low, high = price / SAME_PRICE, price * SAME_PRICE
+                why = Eviction(by, tenant, now, self.evicted_blocks, price)
             self._index.withdraw(block, why)
             self.evicted_blocks += 1
             blocks.append(block)

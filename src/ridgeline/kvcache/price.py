@@ -79,6 +79,7 @@ class Price:
         self._blocked: dict[Hashable, _Run] = {}
         self._heap: list[tuple[float, int, _Run]] = []
         self._compact_at = _FEW
+        self.last_price = 0.0
         self._entries = 0
         self._requests = 0
 
@@ -155,7 +156,7 @@ class Price:
         del now
         heap = self._heap
         while heap:
-            _, entry, run = heap[0]
+            self.last_price, entry, run = heap[0]
             if entry == run.entry:
                 break
             heappop(heap)

@@ -110,8 +110,8 @@ class Evicted:
         tokens: how many.
         by: the request that needed the room; empty where it is not known any more.
         seconds: when the last of them went.
-        price: the highest that was asked for one of them: seconds of computing that it was expected
-            to save per second that it was kept; None where the policy knows no price.
+        price: about the highest that one of them had: seconds of computing that it was expected to
+            save per second that it was kept; None where the policy knows no price.
     """
 
     tokens: int

@@ -45,7 +45,7 @@ _SAFE_ASSET = _SAFE | {
 
 
 class Page:
-    """Serves the chat at `/` and `/c/ID`, `/dashboard`, and their files below `/assets/VERSION/`.
+    """Serves the chat at `/` and `/c/ID`, `/dashboard`, `/explain`, and their files below `/assets/VERSION/`.
 
     Chromium and Safari offer to install it by its manifest alone: it needs no service worker.
     """
@@ -61,11 +61,13 @@ class Page:
         self.version = digest.hexdigest()[:16]
         self._html = self._filled("index.html", html.escape(title))
         self._dashboard = self._filled("dashboard.html", html.escape(title))
+        self._explain = self._filled("explain.html", html.escape(title))
         self._manifest = self._filled("manifest.webmanifest", json.dumps(title)[1:-1])
         self.router = APIRouter()
         self.router.add_api_route("/", self.index, methods=["GET", "HEAD"])
         self.router.add_api_route("/c/{conversation_id}", self.index, methods=["GET", "HEAD"])
         self.router.add_api_route("/dashboard", self.dashboard, methods=["GET", "HEAD"])
+        self.router.add_api_route("/explain", self.explain, methods=["GET", "HEAD"])
         self.router.add_api_route("/manifest.webmanifest", self.manifest, methods=["GET", "HEAD"])
         self.router.add_api_route("/assets/{version}/{name:path}", self.asset, methods=["GET", "HEAD"])
 
@@ -76,6 +78,10 @@ class Page:
     async def dashboard(self) -> Response:
         """How the server is doing; what it shows comes from `/dashboard/live`, which asks for a key."""
         return Response(self._dashboard, media_type="text/html", headers=_SAFE_PAGE)
+
+    async def explain(self) -> Response:
+        """What became of a request; the timeline that it shows comes from the API, which asks for a key."""
+        return Response(self._explain, media_type="text/html", headers=_SAFE_PAGE)
 
     async def manifest(self) -> Response:
         """What the page is called and looks like as an installed app."""

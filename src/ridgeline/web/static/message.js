@@ -127,12 +127,12 @@ function Footer({ thread, message, data, versions, streaming }) {
           `
         : null}
       <${Versions} thread=${thread} message=${message} versions=${versions} />
-      ${whole ? html`<${Facts} usage=${data.usage} />` : null}
+      ${whole ? html`<${Facts} id=${message.id} usage=${data.usage} />` : null}
     </footer>
   `;
 }
 
-function Facts({ usage }) {
+function Facts({ id, usage }) {
   if (!usage) return null;
   const facts = [];
   if (usage.tokens_per_second) facts.push(text.rate(usage.tokens_per_second));
@@ -142,6 +142,7 @@ function Facts({ usage }) {
     <span class="facts">
       ${facts.map((fact) => html`<span>${fact}</span>`)}
       ${cached ? html`<span class="cached">${cached}</span>` : null}
+      <span><a class="why" href=${`/explain?id=${id}`} title=${text.whyHint}>${text.why}</a></span>
     </span>
   `;
 }

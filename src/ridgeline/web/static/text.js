@@ -74,6 +74,8 @@ export const text = {
       : `${count} earlier messages are outside the model’s memory`,
   tokens: (count) => (count === 1 ? '1 token' : `${count.toLocaleString()} tokens`),
   rate: (rate) => `${rate < 10 ? rate.toFixed(1) : Math.round(rate).toLocaleString()} tokens/s`,
+  why: 'why?',
+  whyHint: 'What became of this answer: where its time went, and why',
   cached: (cached, prompt) => `${cached.toLocaleString()} of ${prompt.toLocaleString()} prompt tokens from cache`,
   stopped: 'Stopped',
   cutOff: 'The answer reached its length limit.',
