@@ -19,6 +19,16 @@ from ridgeline.engine.executors.simulated_model import HashModel, extend_hashes
 from ridgeline.engine.meter import CostModel
 from ridgeline.kvcache import KVCache
 from ridgeline.protocol import Refusal, Sampling
+from ridgeline.protocol.timeline import (
+    ANOTHER_USER,
+    Admitted,
+    Finished,
+    FirstToken,
+    Matched,
+    Preempted,
+    Queued,
+    Refused,
+)
 from ridgeline.roofline import HARDWARE, ModelShape
 
 SHAPE = ModelShape(4, 64, 4, 2, 16, 128, 64, tied_head=True)
@@ -58,6 +68,7 @@ class Simulation:
         check=True,
         target_seconds=0.0,
         tiers=None,
+        policy=None,
         hardware=HARDWARE["l40s"],
         **limits,
     ):
@@ -77,7 +88,8 @@ class Simulation:
         )
         self.limits = Limits(**{"max_batch_tokens": 64, "max_waiting": 1000, **limits})
         self.costs = CostModel(SHAPE, hardware, "bfloat16", self.limits.max_batch_tokens)
-        cache = KVCache(self.executor.geometry.blocks, self.executor.geometry.block_size_tokens)
+        geometry = self.executor.geometry
+        cache = KVCache(geometry.blocks, geometry.block_size_tokens, policy)
         self.tiers = None if not tiers else FakeTiers(self.executor, cache, self.costs, **tiers)
         self.scheduler = Scheduler(
             self.executor.geometry,
@@ -92,6 +104,7 @@ class Simulation:
         self.ended = {}
         self.scores = {}
         self.first_seconds = {}
+        self.events = {}
         self.submitted_seconds = {}
         self.steps = 0
         self.broken = False  # a step failed: what follows would only hide why
@@ -209,6 +222,7 @@ class Simulation:
         assert not scheduler.cache._coming, "a block is announced by nobody"
         for name, spec in self.specs.items():
             self.check_answer(name, spec)
+            self.check_story(name, spec)
 
     def check_answer(self, name, spec):
         answer, ended, right = self.answers[name], self.ended[name], expected_tokens(spec)
@@ -218,6 +232,32 @@ class Simulation:
             assert (ended == "stop") == (bool(answer) and answer[-1] in spec.stop_token_ids)
         if ended == "at_capacity":
             assert not answer
+
+    def check_story(self, name, spec):
+        """It begins in the line, ends once, and every token of a prompt is accounted for."""
+        events, ended = self.story(name), self.ended[name]
+        assert isinstance(events[0], Queued)
+        assert [type(e) for e in events if isinstance(e, Finished | Refused)] == [type(events[-1])]
+        if ended == "at_capacity":
+            assert events[-1].code == ended
+        else:
+            assert (events[-1].reason, events[-1].tokens) == (ended, len(self.answers[name]))
+        for matched in (e for e in events if isinstance(e, Matched)):
+            found = matched.device_tokens + sum(matched.loaded_tokens.values())
+            known = found + matched.evicted_tokens + matched.cold_tokens + matched.short_tokens
+            assert known >= len(spec.prompt)
+            assert sum(e.tokens for e in matched.evictions) <= matched.evicted_tokens
+            for evicted in matched.evictions:
+                assert evicted.by in ("", ANOTHER_USER) or self.specs[evicted.by].tenant == spec.tenant
+        for left in (e for e in events if isinstance(e, Preempted)):
+            assert left.by == ANOTHER_USER or self.specs[left.by].tenant == spec.tenant
+        times = [e.seconds for e in events]
+        assert times == sorted(times)
+        if ended in ("stop", "length") and spec.max_tokens:
+            assert sum(isinstance(e, FirstToken) for e in events) == 1
+            admitted = next(e for e in events if isinstance(e, Admitted))
+            waited = admitted.seconds - self.submitted_seconds[name]
+            assert abs(sum(admitted.waited.values()) - waited) < 1e-9
 
     def _check_plan(self, plan):
         allowed = self.scheduler._launched[plan.step].allowance
@@ -232,7 +272,17 @@ class Simulation:
         for s in scheduler._line._waiting.values():
             assert s.spec.id in parked or s.spec.priority >= worst, "admitted past a higher priority"
 
+    def story(self, name, *kinds):
+        """What the journal told of a sequence, of these kinds alone if any are given."""
+        self._listen()
+        return [event for event in self.events.get(name, []) if not kinds or isinstance(event, kinds)]
+
+    def _listen(self):
+        for told in self.scheduler.journal.take():
+            self.events.setdefault(told.sequence_id, []).extend(told.events)
+
     def _take(self, outputs):
+        self._listen()
         for output in outputs:
             name = output.sequence_id
             assert name not in self.ended, f"{name} has ended and goes on"

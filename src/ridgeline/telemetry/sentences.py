@@ -37,7 +37,8 @@ _WAITED: dict[WaitReason, str] = {
 }
 _ENDINGS = {"stop": "Ended by itself", "length": "Reached its limit", "cancelled": "Was cancelled"}
 _UNITS = ((0.001, 1e6, "µs"), (1.0, 1e3, "ms"), (600.0, 1.0, "s"), (36000.0, 1 / 60, "min"))
-_TIERS = {"host": "the host's memory", "disk": "the disk"}
+_TIERS = {"host": "the host's memory"}
+_PLACES = {"host": "in the host's memory"}
 _TROUBLES = {
     "lost": "were gone or damaged there",
     "late": "did not come in time, and it was not waited for any longer",
@@ -79,13 +80,13 @@ def _loaded(event: Loaded, _: Timeline) -> str:
     if not event.missing_tokens or event.why is None:
         return f"{came}."
     if not event.tokens:
-        return f"{tokens(event.missing_tokens)} in {_tier(event.tier)} {_TROUBLES[event.why]}."
+        return f"{tokens(event.missing_tokens)} {_place(event.tier)} {_TROUBLES[event.why]}."
     return f"{came}; {tokens(event.missing_tokens)} {_TROUBLES[event.why]}."
 
 
 def _not_loaded(event: NotLoaded, _: Timeline) -> str:
     return (
-        f"{tokens(event.tokens)} in {_tier(event.tier)} were left there: reading them takes "
+        f"{tokens(event.tokens)} {_place(event.tier)} were left there: reading them takes "
         f"{duration(event.expected_seconds)}, computing them {duration(event.recompute_seconds)}."
     )
 
@@ -98,12 +99,14 @@ def _matched(event: Matched, timeline: Timeline) -> str:
     found = []
     if event.device_tokens:
         found.append(f"{tokens(event.device_tokens)} on the device")
-    found += [f"{tokens(n)} out of {_tier(tier)}" for tier, n in event.loaded_tokens.items()]
+    found += [f"{tokens(n)} from {_tier(tier)}" for tier, n in event.loaded_tokens.items()]
     parts = [f"Found {' and '.join(found)}" if found else "Found nothing cached"]
     if event.evicted_tokens:
         parts.append(f"{tokens(event.evicted_tokens)} had been evicted{_culprits(event, timeline)}")
     if event.cold_tokens:
         parts.append(f"{tokens(event.cold_tokens)} had never been seen")
+    if event.short_tokens and len(parts) + len(found) > 1:
+        parts.append(f"the last {event.short_tokens:,} are computed in any case")
     text = "; ".join(parts) + "."
     if event.recomputed_tokens:
         text += f" {tokens(event.recomputed_tokens)} have to be computed a second time."
@@ -220,6 +223,10 @@ def _who(name: str) -> str:
 
 def _tier(name: str) -> str:
     return _TIERS.get(name, name)
+
+
+def _place(name: str) -> str:
+    return _PLACES.get(name, f"on {name}")
 
 
 def duration(seconds: float) -> str:

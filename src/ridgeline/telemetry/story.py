@@ -124,10 +124,11 @@ def _phases(timeline: Timeline, answer: AnswerTimeline) -> tuple[Phase, ...]:
 
 def _advice(events: Sequence[Event]) -> tuple[str, ...]:
     advice = []
-    for event in events:
+    is_first = True  # what was lost after a preemption is the preemption's doing
+    for place, event in enumerate(events):
         match event:
-            case Matched(evicted_tokens=gone, room_tokens=room) if gone:
-                saved = _saved(gone, events)
+            case Matched(evicted_tokens=gone, room_tokens=room) if gone and is_first:
+                saved = _saved(gone, events[place:])
                 more = f"about {tokens(room)} more room" if room else "more room"
                 advice.append(
                     f"With {more} for the KV cache, {tokens(gone)} of the prompt would still have been "
@@ -136,8 +137,10 @@ def _advice(events: Sequence[Event]) -> tuple[str, ...]:
             case Admitted(waited=waited) if waited.get("blocks", 0.0) >= WORTH_A_WORD_SECONDS:
                 waited_seconds = duration(waited["blocks"])
                 advice.append(f"With more room for the KV cache it would not have waited {waited_seconds}.")
-            case Preempted(why="blocks"):
-                advice.append("With more room for the KV cache it would not have had to leave the batch.")
+            case Preempted(why=why):
+                is_first = False
+                if why == "blocks":
+                    advice.append("With more room for the KV cache it would not have had to leave the batch.")
             case Loaded(why="no_room", missing_tokens=missing):
                 advice.append(
                     f"With more room on the device the other {tokens(missing)} could have been loaded, too."

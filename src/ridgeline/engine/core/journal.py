@@ -186,14 +186,12 @@ class Journal:
 
     def finished(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         """The answer is over."""
-        self.prefill_ends(sequence, now)
         first = sequence.first_token_seconds
         decode_seconds = 0.0 if first is None else now - first
         self._note(sequence, Finished(now, reason, sequence.generated, decode_seconds))
 
     def failed(self, sequence: Sequence, refusal: Refusal, now: float) -> None:
         """It was pushed out of the line, or a step broke."""
-        self.prefill_ends(sequence, now)
         self._note(sequence, Refused(now, refusal.code, refusal.message, refusal.retry_after_seconds))
 
 

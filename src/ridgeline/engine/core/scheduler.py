@@ -194,8 +194,8 @@ class Scheduler:
         sequence = self._sequences.get(sequence_id)
         if sequence is None:
             return []
-        self.journal.finished(sequence, reason, now)
         self._end(sequence, now)
+        self.journal.finished(sequence, reason, now)
         return [
             Output(
                 sequence_id,
@@ -216,8 +216,8 @@ class Scheduler:
 
     def _break(self, sequence: Sequence, refusal: Refusal, now: float) -> None:
         self.cache.discard(sequence.blocks)
-        self.journal.failed(sequence, refusal, now)
         self._end(sequence, now)
+        self.journal.failed(sequence, refusal, now)
 
     def _end(self, sequence: Sequence, now: float) -> None:
         if self.copies is not None:
@@ -237,6 +237,7 @@ class Scheduler:
         self._free_slots.append(sequence.slot)
         sequence.slot = None
         sequence.epoch += 1
+        self.journal.prefill_ends(sequence, now)
         if self.copies is not None:
             self._save(sequence, now)
         self._residence.move_out(sequence, now)
@@ -454,8 +455,8 @@ class Scheduler:
         finish, stop_token_id = ending(sequence, new_tokens)
         if finish is not None:
             self._expected.observe(sequence.generated)
-            self.journal.finished(sequence, finish, now)
             self._end(sequence, now)
+            self.journal.finished(sequence, finish, now)
         elif not (new_tokens or prompt_scores):
             return None
         return Output(
