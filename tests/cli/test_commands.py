@@ -28,7 +28,7 @@ def test_version_and_help() -> None:
     assert run("--version").stdout == f"ridgeline {ridgeline.__version__}\n"
     done = run("--help")
     assert done.returncode == 0
-    for command in ("serve", "pull", "models", "chat", "top", "bench", "demo", "replay"):
+    for command in ("serve", "pull", "models", "chat", "top", "explain", "bench", "demo", "replay"):
         assert f"\n  {command} " in done.stdout
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shutil
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -13,6 +15,7 @@ from ridgeline.cli.errors import CommandFailed
 from ridgeline.cli.params import DEFAULT_URL, ApiKey, Json, Url, client_headers, no_server, server_url
 
 BAR_COLUMNS = 30
+MOST_COLUMNS = 100
 
 PHASES = {
     "arrival": "arrival",
@@ -79,7 +82,7 @@ def _told(request: Mapping[str, Any]) -> Iterator[str]:
     for answer in request["answers"]:
         if len(request["answers"]) > 1:
             yield ""
-            yield f"Answer {answer['index']}"
+            yield f"Answer {answer['index'] + 1}"
         yield from _answer_told(answer)
 
 
@@ -87,9 +90,9 @@ def _answer_told(answer: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     events = answer["events"]
     for place, event in enumerate(events):
-        yield f"{_clock(event['at_seconds']):>10}  {event['says']}"
+        yield from _wrapped(_clock(event["at_seconds"]), event["says"])
         if answer["omitted_events"] and place == len(events) // 2:
-            yield f"{'...':>10}  ({answer['omitted_events']:,} events were left out about here)"
+            yield from _wrapped("...", f"{answer['omitted_events']:,} events were left out about here.")
     total = answer["total_seconds"]
     going = {"waiting": " so far; it waits", "running": " so far; it is being answered"}
     yield ""
@@ -102,7 +105,24 @@ def _answer_told(answer: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {name:<19}{_clock(seconds):>10}  {share:>4.0%}  {bar}"
     if answer["advice"]:
         yield ""
-        yield from answer["advice"]
+        for advice in answer["advice"]:
+            yield from textwrap.wrap(advice, _columns())
+
+
+def _columns() -> int:
+    return max(40, min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns))
+
+
+def _wrapped(at: str, says: str) -> list[str]:
+    """A sentence in lines, with its time before the first."""
+    return textwrap.wrap(
+        says,
+        _columns(),
+        initial_indent=f"{at:>10}  ",
+        subsequent_indent=" " * 12,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _clock(seconds: float) -> str:
