@@ -192,6 +192,7 @@ class Copies:
             tokens = tuple(tuple(sequence.tokens[i * size : (i + 1) * size]) for i, _ in begun)
             blocks = tuple(block for _, block in begun)
             self.orders.append(Save(ledger.name, blocks, tuple(keys[i] for i, _ in begun), tokens))
+            self.journal.saved(sequence, ledger.name, len(begun), now)
 
     def seconds_to_return(self, sequence: Sequence) -> float:
         """What preempting it would cost."""

@@ -11,7 +11,7 @@ import math
 
 from ridgeline.engine.core.asked import Asked
 from ridgeline.engine.core.budget import OLDEST_SHARE, prefill_order, served_before, share_prefill
-from ridgeline.engine.core.copies import Copies, Moved, Order, Save
+from ridgeline.engine.core.copies import Copies, Moved, Order
 from ridgeline.engine.core.counters import Counters
 from ridgeline.engine.core.forecast import Outcome
 from ridgeline.engine.core.foresight import Foresight, decode_work
@@ -21,9 +21,11 @@ from ridgeline.engine.core.line import Line
 from ridgeline.engine.core.messages import Output
 from ridgeline.engine.core.pace import Allowance, FixedPace, Pace, TargetPace
 from ridgeline.engine.core.plan import Geometry, RowResult, StepPlan, StepResult
+from ridgeline.engine.core.preemption import Victims
 from ridgeline.engine.core.residence import Residence
 from ridgeline.engine.core.rows import admission_of, ending, launch
 from ridgeline.engine.core.sequence import LaunchedRow, LaunchedStep, Sequence, SequenceSpec
+from ridgeline.engine.core.servable import refuse_unservable
 from ridgeline.kvcache import KVCache, Match
 from ridgeline.protocol import FinishReason, Refusal
 from ridgeline.roofline import StepTime
@@ -93,6 +95,7 @@ class Scheduler:
         self._expected = ExpectedOutput(limits.expected_output_tokens)
         self._residence = Residence(self.cache, self._expected, limits.watermark, shared)
         self._foresight = Foresight(self._residence, step_time, copies)
+        self._victims = Victims(self.cache, self._foresight)
         self._line = Line(limits.max_waiting, geometry.max_batch, self._expected)
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
@@ -147,7 +150,9 @@ class Scheduler:
             Refusal: `context_length_exceeded` when it can never fit, `at_capacity` when the
                 queue is full.
         """
-        self._refuse_unservable(spec)
+        if spec.id in self._sequences:
+            raise Refusal("invalid_request", f"The id {spec.id} is already in use.", param="id")
+        refuse_unservable(spec, self.geometry)
         arrived = now if arrived_seconds is None else arrived_seconds
         sequence = Sequence(spec, arrived, tokens=list(spec.prompt), order=self._order)
         wait = self.estimated_wait_seconds(now)
@@ -173,21 +178,6 @@ class Scheduler:
         match = self._residence.match(sequence)
         if not self._residence.is_being_computed(sequence, match):
             self.copies.load(sequence, len(match.blocks), now)
-
-    def _refuse_unservable(self, spec: SequenceSpec) -> None:
-        if spec.id in self._sequences:
-            raise Refusal("invalid_request", f"The id {spec.id} is already in use.", param="id")
-        if not spec.prompt:
-            raise Refusal("invalid_request", "The prompt has no tokens.", param="prompt")
-        limit = self.geometry.longest_sequence_tokens
-        asked = len(spec.prompt) + spec.max_tokens
-        if asked > limit:
-            raise Refusal(
-                "context_length_exceeded",
-                f"Prompt ({len(spec.prompt)} tokens) and max_tokens ({spec.max_tokens}) make {asked} "
-                f"tokens, but at most {limit} fit into the context.",
-                param="max_tokens" if len(spec.prompt) < limit else "messages",
-            )
 
     def cancel(self, sequence_id: str, now: float, reason: FinishReason = "cancelled") -> list[Output]:
         """End a sequence and free its blocks at once; nothing for unknown ids."""
@@ -239,16 +229,8 @@ class Scheduler:
         sequence.epoch += 1
         self.journal.prefill_ends(sequence, now)
         if self.copies is not None:
-            self._save(sequence, now)
+            self.copies.save(sequence, now)
         self._residence.move_out(sequence, now)
-
-    def _save(self, sequence: Sequence, now: float) -> None:
-        assert self.copies is not None, "no tier to save to"
-        before = len(self.copies.orders)
-        self.copies.save(sequence, now)
-        for order in self.copies.orders[before:]:
-            if isinstance(order, Save):
-                self.journal.saved(sequence, order.tier, len(order.blocks), now)
 
     # --- schedule ------------------------------------------------------------------------------
 
@@ -304,24 +286,12 @@ class Scheduler:
         Victims come from behind it in `_running`, where nobody has a row in this step yet.
         """
         while (need := self._residence.lacks(sequence)) > self.cache.available:
-            victim = self._least_lost(self._running[self._running.index(sequence) :])
+            victim = self._victims.of_growth(sequence, self._running)
             self._preempt(victim, sequence, now)
             if victim is sequence:
                 return False
         self._residence.grow(sequence, need, now)
         return True
-
-    def _least_lost(self, candidates: list[Sequence]) -> Sequence:
-        """Of the lowest priority, whoever would be back soonest; of equals the last to come.
-
-        The first of the batch is spared unless it is alone, so that somebody always ends.
-        """
-        spared = candidates[0] is self._running[0] and len(candidates) > 1
-        lowest = candidates[-1].spec.priority
-        behind = [s for s in candidates[spared:] if s.spec.priority == lowest]
-        # Blocks that others hold, too, would make no room.
-        giving = [s for s in behind if self.cache.held_once(s.blocks)] or behind
-        return min(reversed(giving), key=self._foresight.seconds_to_return)
 
     def _preempt(self, sequence: Sequence, whom: Sequence, now: float) -> None:
         self.journal.preempted(sequence, whom, self._foresight.seconds_to_return(sequence), now)
@@ -333,19 +303,14 @@ class Scheduler:
     def _make_way(self, now: float) -> None:
         """Preempt what runs at a lower priority for a waiting sequence that finds no room."""
         while (waiting := self._line.head()) is not None and self._running:
-            victim = self._running[-1]
-            if victim.spec.priority <= waiting.spec.priority:
+            if self._running[-1].spec.priority <= waiting.spec.priority:
                 return
             match = self._residence.match(waiting)
             growth = self._residence.expected_growth(self._running)
             if self._free_slots and self._residence.has_room(waiting, match, growth):
                 return
-            below = [s for s in self._running if s.spec.priority > waiting.spec.priority]
-            lowest = [s for s in below if s.spec.priority == victim.spec.priority]
-            need = self.cache.blocks_for(len(waiting.tokens))
-            if need > self.cache.available + sum(len(s.blocks) for s in below):
+            if (victim := self._victims.of_priority(waiting, self._running)) is None:
                 return
-            victim = min(reversed(lowest), key=self._foresight.seconds_to_return)
             self._preempt(victim, waiting, now)
 
     def _admit(self, prefilling: list[Sequence], budget: int, most: int, now: float) -> list[Sequence]:
