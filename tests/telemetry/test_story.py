@@ -74,7 +74,7 @@ def test_what_more_room_would_have_changed() -> None:
         "With more room on the device the other 64 tokens could have been loaded, too.",
         "With about 4,096 tokens more room for the KV cache, 208 tokens of the prompt would still have been "
         "there, which would have saved about 722 ms.",
-        "With more room for the KV cache it would not have waited 600 ms.",
+        "With more room for the KV cache it would have waited at least 600 ms less.",
         "With more room for the KV cache it would not have had to leave the batch.",
     )
     assert of(told.GOING).advice == () == of(told.FULL).advice

@@ -135,8 +135,9 @@ def _advice(events: Sequence[Event]) -> tuple[str, ...]:
                     f"there{saved}."
                 )
             case Admitted(waited=waited) if waited.get("blocks", 0.0) >= WORTH_A_WORD_SECONDS:
-                waited_seconds = duration(waited["blocks"])
-                advice.append(f"With more room for the KV cache it would not have waited {waited_seconds}.")
+                # Whoever stood before it in the line may have waited for blocks, too.
+                less = duration(waited["blocks"])
+                advice.append(f"With more room for the KV cache it would have waited at least {less} less.")
             case Preempted(why=why):
                 is_first = False
                 if why == "blocks":
