@@ -14,7 +14,8 @@ from ridgeline.engine.options import EngineOptions, ModelSpec
 from ridgeline.engine.replica import Replica
 from ridgeline.engine.start import build_replica
 from ridgeline.models.errors import ModelError
-from ridgeline.protocol import Delta, Message, Refusal, Request, Sampling, Stopping
+from ridgeline.protocol import Delta, Event, Message, Refusal, Request, Sampling, Stopping
+from ridgeline.protocol.timeline import Finished, Queued, Refused
 from ridgeline.telemetry.metrics import Metrics
 
 
@@ -295,3 +296,72 @@ async def test_tokenize_and_detokenize(replica: Replica) -> None:
     assert len(chat) > len(await replica.tokenize("tiny", "hi"))
     with pytest.raises(Refusal):
         await replica.detokenize("tiny", [512])
+
+
+# --- what became of a request --------------------------------------------------------------------------
+
+
+async def events_of(replica: Replica, name: str, index: int = 0) -> list[Event]:
+    (timeline,) = await replica.timeline(name, "")
+    return list(timeline.answers[index].events)
+
+
+async def finished(replica: Replica, name: str, index: int = 0) -> list[Event]:
+    """Its events, once the last has come: it may come after the stream's end."""
+    for _ in range(6000):
+        events = await events_of(replica, name, index)
+        if events and isinstance(events[-1], Finished):
+            return events
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not end in time")
+
+
+async def test_a_request_is_explained_under_both_its_names(replica: Replica) -> None:
+    await collect(replica, ask(name="mine"))
+    assert await finished(replica, "mine") == await events_of(replica, "r1")
+    kinds = [type(event).__name__ for event in await events_of(replica, "r1")]
+    assert kinds == ["Queued", "Matched", "Admitted", "Prefilled", "FirstToken", "Finished"]
+    assert await replica.timeline("mine", "stranger") == []
+
+
+async def test_one_that_runs_is_explained_while_it_runs(replica: Replica) -> None:
+    stream = replica.generate(ask(stopping=Stopping(max_tokens=900, ignore_eos=True)))
+    async for _ in stream:
+        break
+    events = await events_of(replica, "r1")
+    assert isinstance(events[0], Queued) and not isinstance(events[-1], Finished)
+    await stream.aclose()
+    last = (await finished(replica, "r1"))[-1]
+    assert isinstance(last, Finished) and last.reason == "cancelled"
+
+
+async def test_each_of_several_answers_is_explained(replica: Replica) -> None:
+    await collect(replica, ask("y" * 64, n=3, sampling=Sampling(seed=5)))
+    for index in range(3):
+        last = (await finished(replica, "r1", index))[-1]
+        assert isinstance(last, Finished) and last.tokens == 20
+
+
+async def test_a_refusal_is_explained(replica: Replica) -> None:
+    for changes, code in (
+        ({"model": "other"}, "model_not_found"),
+        ({"text": "x" * 3000}, "context_length_exceeded"),
+    ):
+        with pytest.raises(Refusal):
+            await collect(replica, ask(id=code, **changes))
+        (event,) = await events_of(replica, code)
+        assert isinstance(event, Refused) and event.code == code
+
+
+async def test_the_wait_that_was_computed_is_remembered(tmp_path) -> None:
+    async for replica in serve(tmp_path, max_waiting=1):
+        stopping = Stopping(max_tokens=900, ignore_eos=True)
+        streams = [replica.generate(ask(id=f"r{i}", stopping=stopping)) for i in range(12)]
+        results = await asyncio.gather(*(anext(stream) for stream in streams), return_exceptions=True)
+        full = [i for i, result in enumerate(results) if isinstance(result, Refusal)]
+        assert full
+        for i in full:
+            refused = [event for event in await events_of(replica, f"r{i}") if isinstance(event, Refused)]
+            assert [event.code for event in refused] == ["at_capacity"]
+        for stream in streams:
+            await stream.aclose()
