@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridgeline.kvcache import KVCache, OutOfBlocks, extend_keys, root_key, shared_keys
+from ridgeline.kvcache import KVCache, OutOfBlocks, Price, Priced, extend_keys, root_key, shared_keys
 
 SIZE = 4
 
@@ -186,3 +186,31 @@ def test_what_continues_a_registered_prefix_is_not_found_without_it():
     with_prompt = shared_chain("ann", prompt + rest, [prompt])
     assert shared_chain("ann", rest, [prompt])[0] != with_prompt[1]
     assert shared_chain("ann", prompt + rest, [])[1] != with_prompt[1]
+
+
+def test_who_evicted_what_is_remembered_and_forgotten_when_it_is_back():
+    cache = KVCache(4, SIZE)
+    tokens = list(range(3 * SIZE))
+    cache.release(compute(cache, tokens), 0.0)
+    cache.allocate(2, 5.0, "evictor/0", "ann")  # one was free
+    keys = keys_of(tokens)
+    (none, two), (why, one) = cache.evictions(keys)
+    assert none is None and (two, one) == (2, 1)
+    assert (why.by, why.tenant, why.seconds, why.order, why.price) == ("evictor/0", "ann", 5.0, 0, None)
+    (back,) = cache.allocate(1, 6.0, "another/0", "bob")
+    assert [w.by for w, _ in cache.evictions(keys)[1:]] == ["another/0", "evictor/0"]
+    cache.publish(back, keys[2], tuple(tokens[2 * SIZE :]), 2)
+    assert [w and w.by for w, _ in cache.evictions(keys)] == [None, "another/0", None]
+
+
+def test_the_price_of_what_was_evicted_is_remembered():
+    price = Price(lambda position: 2.0 + position, SIZE)
+    assert isinstance(price, Priced)
+    cache = KVCache(3, SIZE, price)
+    tokens = list(range(3 * SIZE))
+    cache.wanted(keys_of(tokens), 0.0)
+    cache.release(compute(cache, tokens), 0.0)
+    cache.allocate(3, 5.0, "evictor/0")
+    prices = [why.price for why, _ in cache.evictions(keys_of(tokens))]
+    assert prices and all(price > 0 for price in prices)
+    assert prices == sorted(prices)  # a chain's end, which costs more to compute, goes first all the same
