@@ -55,8 +55,8 @@ def test_the_words() -> None:
         "192 tokens were loaded from the host's memory in 500 ms (250 ms were expected); 64 tokens found no "
         "room on the device.",
         "Found 320 tokens on the device and 192 tokens from the host's memory; 208 tokens had been evicted: "
-        "160 to make room for request chatcmpl-b, 60 s before it came, when they were expected to save "
-        "7.2 ms an hour, 48 to make room for another user's request, 30 s before it came; 64 tokens had "
+        "160 to make room for request chatcmpl-b, 60 s before it came, at a price of 7.2 ms an "
+        "hour, 48 to make room for another user's request, 30 s before it came; 64 tokens had "
         "never been seen; the last 16 are computed in any case.",
         "after 2.6 s: it waited 1 s for a place in the batch (--max-batch), 600 ms for KV blocks",
         "Computed 288 tokens (512 to 800) in 3 steps and 1 s.",

@@ -126,11 +126,7 @@ def _culprit(evicted: Evicted, timeline: Timeline, whole: bool) -> str:
         return f"{count}for a reason that is not remembered"
     before = timeline.received_seconds - evicted.seconds
     when = f"{duration(before)} before it came" if before > 0 else "after it came"
-    price = (
-        ""
-        if evicted.price is None
-        else f", when they were expected to save {duration(evicted.price * 3600)} an hour"
-    )
+    price = "" if evicted.price is None else f", at a price of {duration(evicted.price * 3600)} an hour"
     return f"{count}to make room for {_who(evicted.by)}, {when}{price}"
 
 
