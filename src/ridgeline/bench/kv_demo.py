@@ -6,6 +6,7 @@ the device), in host memory, on disk, or evicted, and then computed again.
 """
 
 import itertools
+import math
 import os
 import queue
 import statistics
@@ -23,6 +24,7 @@ from ridgeline.engine.core.messages import Output, Submit
 from ridgeline.engine.core.sequence import SequenceSpec
 from ridgeline.engine.loop import Engine
 from ridgeline.engine.options import EngineOptions, ModelSpec
+from ridgeline.kvcache import LoadTime, Tiers
 from ridgeline.protocol import Sampling
 from ridgeline.telemetry.metrics import Metrics
 
@@ -31,6 +33,8 @@ Say = Callable[[str], None]
 
 _GREEDY = Sampling(temperature=0.0, seed=0)
 _TIER_BYTES = 4 << 30
+_PATIENT_SECONDS_PER_BLOCK = 1.0
+"""Loads that take longer than expected are given up: here none should be."""
 _MOST_TOKENS_A_STEP = 1024
 
 
@@ -153,6 +157,11 @@ def _running(model: str, options: EngineOptions) -> Iterator["_Running"]:
         ),
     )
     geometry = loaded.geometry
+    copies = engine.scheduler.copies
+    if copies is not None:  # what is shown is what loading takes, also where computing would be faster
+        copies.tiers = Tiers(copies.tiers.ledgers, lambda start, count: math.inf, geometry.block_size_tokens)
+        for ledger in copies.tiers.ledgers:
+            ledger.load_time = LoadTime(_PATIENT_SECONDS_PER_BLOCK)
     running = _Running(
         engine,
         (loaded.name, loaded.dtype, loaded.kernels, geometry.block_bytes // geometry.block_size_tokens),
