@@ -46,9 +46,11 @@ class Decoder:
             own = next(self._numbers)
             prefix = text(common if shared else own, prefix_tokens)
             names.append(f"s{own}")
-            spec = SequenceSpec(names[-1], (*prefix, *text(own + 7, END_TOKENS)), GREEDY, 10_000)
+            spec = SequenceSpec(names[-1], (*prefix, *text(own + 7, END_TOKENS)), GREEDY, 1_000)
             now = time.monotonic()
-            self._engine.handle(Submit(spec, now), now)
+            for output in self._engine.handle(Submit(spec, now), now):
+                if output.refusal is not None:
+                    raise output.refusal
         waiting = set(names)
         while waiting:
             waiting -= {each.sequence_id for each in self._engine.step(time.monotonic) if each.token_ids}
