@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     files = open_model(options.model)
     shape = files.config.shape()
-    kv_dtype = "float16" if options.kv_dtype == "auto" else options.kv_dtype
+    kv_dtype = "int8" if options.kv_dtype == "auto" else options.kv_dtype
     model = Model(shape, stored_bytes(files) / shape.parameters(), kv_dtype)
     contenders, left_out = present(setting, options.only)
     turns = Turns(contenders, rows, setting, Clock(60.0 * options.minutes), options.quiet_seconds, tell)

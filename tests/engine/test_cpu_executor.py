@@ -88,13 +88,13 @@ def test_dtypes(files: ModelFiles) -> None:
 
 def test_keys_and_values_in_int8_take_half_the_memory_and_tell_it() -> None:
     fitting = make_model("llama", hidden_size=96, intermediate_size=160, head_dim=32)[1]
-    usual, narrow = (make_executor(fitting, dtype="int8", kv_dtype=kv) for kv in ("auto", "int8"))
-    assert (usual.kv_dtype, narrow.kv_dtype) == ("float16", "int8")
+    usual, wide = (make_executor(fitting, dtype="int8", kv_dtype=kv) for kv in ("auto", "float16"))
+    assert (usual.kv_dtype, wide.kv_dtype) == ("int8", "float16")
     # 32 values of a head, and a scale of 4 bytes for them.
-    assert narrow.geometry.block_bytes * 64 == usual.geometry.block_bytes * (32 + 4)
-    assert narrow.geometry.blocks > usual.geometry.blocks * 1.7
-    assert narrow.fingerprint == f"{usual.fingerprint}-kv-int8"
-    for executor in (usual, narrow):
+    assert usual.geometry.block_bytes * 64 == wide.geometry.block_bytes * (32 + 4)
+    assert usual.geometry.blocks > wide.geometry.blocks * 1.7
+    assert wide.fingerprint == f"{usual.fingerprint}-kv-float16"
+    for executor in (usual, wide):
         driver = StepDriver(executor)
         answers = driver.generate([driver.admit(ids, DRAWN) for ids in PROMPTS], 8)
         assert [len(answer) for answer in answers] == [8] * len(PROMPTS)
@@ -108,13 +108,14 @@ def test_keys_and_values_in_int8_take_half_the_memory_and_tell_it() -> None:
 
 def test_what_keys_and_values_can_be_stored_in() -> None:
     assert resolve_kv_dtype("auto", "bfloat16") == resolve_kv_dtype("bfloat16", "bfloat16") == "bfloat16"
-    assert resolve_kv_dtype("float16", "int8") == resolve_kv_dtype("auto", "int8") == "float16"
+    assert resolve_kv_dtype("int8", "int8") == resolve_kv_dtype("auto", "int8") == "int8"
+    assert resolve_kv_dtype("float16", "int8") == "float16"
     with pytest.raises(
         ModelError, match=r"--kv-dtype int8 .* where it computes in float32; choose auto, float32"
     ):
         resolve_kv_dtype("int8", "float32")
     with pytest.raises(
-        ModelError, match=r"--kv-dtype float8 .* computes in int8; choose auto, float16, int8"
+        ModelError, match=r"--kv-dtype float8 .* computes in int8; choose auto, int8, float16"
     ):
         resolve_kv_dtype("float8", "int8")
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INT8 = "int8"
-INT8_KV = ("float16", INT8)
+INT8_KV = (INT8, "float16")
 """What K and V may be stored in beside int8, the usual first."""
 
 

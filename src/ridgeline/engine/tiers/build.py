@@ -80,7 +80,8 @@ def _disk(executor: Executor, options: EngineOptions) -> DiskStore | None:
     if folder is None:
         raise ModelError("a disk tier of the KV cache needs a folder: --kv-disk-dir")
     # Another version may lay blocks out otherwise under the same name of kernels.
-    identity = f"{executor.fingerprint} {executor.geometry.block_size_tokens} {__version__}"
+    geometry = executor.geometry
+    identity = f"{executor.fingerprint} {geometry.block_bytes} {geometry.block_size_tokens} {__version__}"
     try:
         store = DiskStore(Path(folder), identity)
         remove_unused(Path(folder), options.kv_disk_bytes)
