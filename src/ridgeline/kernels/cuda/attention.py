@@ -9,16 +9,18 @@ from typing import NamedTuple
 import torch
 
 from ridgeline.kernels.cuda.attention_kernels import attend_units_kernel, merge_units_kernel
-from ridgeline.kernels.cuda.launch import Launch
+from ridgeline.kernels.cuda.launch import FLOAT8, Launch
 from ridgeline.kernels.cuda.plan import TILE_FIELDS, UNIT_FIELDS, DevicePlan, Work
 from ridgeline.kernels.cuda.resources import (
     CAPABILITIES,
+    FLOAT8_CAPABILITIES,
     FURTHER_CAPABILITIES,
     MODEL_SHAPES,
     SHARED_BYTES,
     TRITON_DTYPES,
     ModelShape,
     Variant,
+    kv_kind,
 )
 from ridgeline.kernels.cuda.tiles import (
     TileShape,
@@ -83,13 +85,13 @@ class Partials:
 
 def chunk_queries(spec: AttentionSpec, shared_memory_bytes: int) -> int:
     """Most queries of a chunk in a tile, on a GPU that grants a program so much shared memory."""
-    shape = tile_shape(spec.kv.head_dim, spec.kv.dtype, shared_memory_bytes, singles=False)
+    shape = tile_shape(spec.kv.head_dim, spec.computed_dtype, shared_memory_bytes, singles=False)
     return shape.rows // (spec.heads // spec.kv.kv_heads)
 
 
 def context_align(spec: AttentionSpec, *, singles: bool) -> int:
     """Parts of contexts had best be multiples of so many positions: no GPU computes more at once."""
-    columns = most_columns(spec.kv.head_dim, spec.kv.dtype, singles=singles)
+    columns = most_columns(spec.kv.head_dim, spec.computed_dtype, singles=singles)
     return math.lcm(spec.kv.block_size_tokens, columns)
 
 
@@ -144,7 +146,8 @@ def attend(
 
     Args:
         qkv: [tokens, (heads + 2 * kv_heads) * head_dim], contiguous; only the heads of q are read.
-        pool_layer: [blocks, 2, kv_heads, block_size, head_dim], of which a block is contiguous.
+        pool_layer: [blocks, 2, kv_heads, block_size, head_dim], of which a block is contiguous; in the
+            dtype of `qkv`, or in float8 (e4m3).
         plan: of the step.
         heads: query heads.
         window: positions attended to at most, the token itself among them; None for all.
@@ -215,7 +218,10 @@ def variants() -> Iterator[Variant]:
         for window in (None, _WINDOW) if model.core or model.head_dim > 128 else (None,):
             by_shape = _by_shape(model, dtype, singles, window)
             for shape, capabilities in by_shape.items():
-                yield _units_variant(model, dtype, shape, window, capabilities, singles)
+                yield _units_variant(model, dtype, dtype, shape, window, capabilities, singles)
+                with_float8 = tuple(c for c in capabilities if c in FLOAT8_CAPABILITIES)
+                if with_float8:
+                    yield _units_variant(model, dtype, FLOAT8, shape, window, with_float8, singles)
         for queries in {1 if singles else shape.rows // group for shape in by_shape}:
             yield _merge_variant(model, dtype, queries)
 
@@ -240,18 +246,20 @@ def _by_shape(
 def _units_variant(
     model: ModelShape,
     dtype: torch.dtype,
+    kv_dtype: torch.dtype,
     shape: TileShape,
     window: int | None,
     capabilities: tuple[int, ...],
     singles: bool,
 ) -> Variant:
     kind, group = TRITON_DTYPES[dtype], model.heads // model.kv_heads
+    stored = kv_kind(kv_dtype)
     queries = 1 if singles else shape.rows // group
     launch = _units_launch(group, model.kv_heads, model.head_dim, _BLOCK_SIZE_TOKENS, window, queries, shape)
     constants = launch.constants
     signature = {
         "qkv": f"*{kind}",
-        "pool": f"*{kind}",
+        "pool": f"*{stored}",
         "tables": "*i32",
         "units": "*i32",
         "output": f"*{kind}",
@@ -265,6 +273,7 @@ def _units_variant(
     }
     name = (
         f"attend {'tokens' if singles else 'chunks'} {kind} {_heads_text(model)} "
+        f"{'' if stored == kind else f'kv={stored} '}"
         f"tile={shape.rows}x{shape.columns}x{shape.num_stages}{'' if window is None else f' window={window}'}"
     )
     core = model.core and kind == "bf16" and window is None
