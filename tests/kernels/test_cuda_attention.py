@@ -241,11 +241,16 @@ def test_what_no_kernel_can_do_is_refused() -> None:
 @pytest.mark.parametrize("head_dim", [8, 64, 96, 128, 256])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("shared_kib", [99, 163, 227])
-def test_every_gpu_has_a_shape(head_dim: int, dtype: torch.dtype, shared_kib: int) -> None:
-    spec = spec_of(16, 1, head_dim, dtype)
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_every_gpu_has_a_shape(
+    head_dim: int, dtype: torch.dtype, shared_kib: int, stored: torch.dtype | None
+) -> None:
+    spec = spec_of(16, 1, head_dim, dtype, stored=stored)
     for singles in (True, False):
-        shape = tile_shape(head_dim, dtype, shared_kib * 1024, singles=singles)
-        hopper = tile_shape(head_dim, dtype, shared_kib * 1024, singles=singles, hopper=True)
+        shape, hopper = (
+            tile_shape(head_dim, dtype, shared_kib * 1024, singles=singles, hopper=on_hopper, kv_dtype=stored)
+            for on_hopper in (False, True)
+        )
         align = context_align(spec, singles=singles)
         assert hopper.rows == shape.rows >= 16
         assert align % shape.columns == align % hopper.columns == align % BLOCK_SIZE == 0

@@ -85,7 +85,9 @@ class Partials:
 
 def chunk_queries(spec: AttentionSpec, shared_memory_bytes: int) -> int:
     """Most queries of a chunk in a tile, on a GPU that grants a program so much shared memory."""
-    shape = tile_shape(spec.kv.head_dim, spec.computed_dtype, shared_memory_bytes, singles=False)
+    shape = tile_shape(
+        spec.kv.head_dim, spec.computed_dtype, shared_memory_bytes, singles=False, kv_dtype=spec.kv.dtype
+    )
     return shape.rows // (spec.heads // spec.kv.kv_heads)
 
 
@@ -185,6 +187,7 @@ def _attend_work(
         shared_bytes_of(qkv.device),
         singles=queries == 1,
         hopper=window is None and is_hopper(qkv.device),
+        kv_dtype=pool_layer.dtype,
     )
     if queries * group > shape.rows:
         raise ValueError(
@@ -216,28 +219,29 @@ def variants() -> Iterator[Variant]:
     for model, dtype, singles in itertools.product(MODEL_SHAPES, TRITON_DTYPES, (True, False)):
         group = model.heads // model.kv_heads
         for window in (None, _WINDOW) if model.core or model.head_dim > 128 else (None,):
-            by_shape = _by_shape(model, dtype, singles, window)
+            by_shape = _by_shape(model, dtype, dtype, singles, window)
             for shape, capabilities in by_shape.items():
                 yield _units_variant(model, dtype, dtype, shape, window, capabilities, singles)
-                with_float8 = tuple(c for c in capabilities if c in FLOAT8_CAPABILITIES)
-                if with_float8:
-                    yield _units_variant(model, dtype, FLOAT8, shape, window, with_float8, singles)
+            for shape, capabilities in _by_shape(model, dtype, FLOAT8, singles, window).items():
+                yield _units_variant(model, dtype, FLOAT8, shape, window, capabilities, singles)
         for queries in {1 if singles else shape.rows // group for shape in by_shape}:
             yield _merge_variant(model, dtype, queries)
 
 
 def _by_shape(
-    model: ModelShape, dtype: torch.dtype, singles: bool, window: int | None
+    model: ModelShape, dtype: torch.dtype, kv_dtype: torch.dtype, singles: bool, window: int | None
 ) -> dict[TileShape, tuple[int, ...]]:
     """The shapes there are, and the capabilities that each is for."""
     found: dict[TileShape, tuple[int, ...]] = {}
-    for capability in CAPABILITIES + FURTHER_CAPABILITIES:
+    all_there_are = CAPABILITIES + FURTHER_CAPABILITIES
+    for capability in FLOAT8_CAPABILITIES if kv_dtype == FLOAT8 else all_there_are:
         shape = tile_shape(
             model.head_dim,
             dtype,
             SHARED_BYTES[capability],
             singles=singles,
             hopper=window is None and capability == 90,
+            kv_dtype=kv_dtype,
         )
         found[shape] = (*found.get(shape, ()), capability)
     return found
