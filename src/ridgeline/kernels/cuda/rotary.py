@@ -189,7 +189,7 @@ def variants() -> Iterator[Variant]:
     for kind in TRITON_DTYPES.values():
         for shape, stored in itertools.product(MODEL_SHAPES, (kind, kv_kind(FLOAT8))):
             launch = _launch_of(shape.heads, shape.kv_heads, shape.head_dim, _BLOCK_SIZE_TOKENS)
-            constants, warps = launch.constants, launch.num_warps
+            constants, warps = launch.constants.copy(), launch.num_warps
             pointer = f"*{kind}"
             gain = pointer if shape.qk_norm else "constexpr"
             signature = {
