@@ -7,7 +7,7 @@ Everything is computed by plain torch in float32, but for what `--compiled` adds
 What a kernel would compute with fewer bits is rounded
 to that before it is used, which gives the kernel's numbers but for the order of its sums: weights as they
 come out of the packed blocks that the kernels read, activations before each product in blocks of 32 with
-a common scale, K and V in float16 or in int8.
+a common scale, K and V in float16, in int8 or, as on GPUs, in float8.
 
 Each window of the text is scored on its own. The loss is that of perplexity; its standard error is of the
 differences token by token, which is far smaller than that of either perplexity. Divergence is that of
@@ -46,6 +46,8 @@ TEXT = Path(__file__).with_name("alice.txt")
 LIMIT_PERCENT = 1.0
 """Of perplexity, that the path of the kernels may lose."""
 
+FLOAT8_LARGEST = torch.finfo(torch.float8_e4m3fn).max
+
 Tensors = dict[str, torch.Tensor]
 """A model in float32, by Hugging Face's names."""
 
@@ -70,6 +72,11 @@ def to_int8_head(x: torch.Tensor) -> torch.Tensor:
     """What is left in int8 with a scale for each token and head."""
     scale = x.abs().amax(-1, keepdim=True) / 127
     return torch.where(scale > 0, x / scale, 0.0).round() * scale
+
+
+def to_float8(x: torch.Tensor) -> torch.Tensor:
+    """What is left in float8 (e4m3), as the kernels for GPUs store it."""
+    return x.clamp(-FLOAT8_LARGEST, FLOAT8_LARGEST).to(torch.float8_e4m3fn).float()
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,7 @@ def variants(files: ModelFiles) -> dict[str, Logits]:
         "int8 activations alone": PlainModel(config, plain, activations=to_int8),
         "float16 K and V alone": PlainModel(config, plain, keys_values=to_half),
         "int8 K and V alone": PlainModel(config, plain, keys_values=to_int8_head),
+        "float8 K and V alone": PlainModel(config, plain, keys_values=to_float8),
         "8-bit weights alone": PlainModel(config, eight),
         "8-bit weights, int8 activations": PlainModel(config, eight, to_int8, to_half),
         "Q4_0 weights alone": PlainModel(config, four),

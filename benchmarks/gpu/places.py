@@ -121,6 +121,7 @@ class HostDevice:
     """Host memory in the place of a GPU."""
 
     torch_device = torch.device("cpu")
+    capability = 90
     kernels_name = "host"
     total_bytes = 1 << 30
     processors = 4

@@ -64,6 +64,7 @@ def test_each_variant_rounds_what_it_says() -> None:
     # No blocks of a file are at hand: the kernels' weights are those of 8 bits.
     assert torch.equal(logits["kernels"], logits["8-bit weights, int8 activations"])
     assert differences["float16 K and V alone"] < differences["int8 activations alone"]
+    assert differences["float16 K and V alone"] < differences["float8 K and V alone"]
     assert differences["8-bit weights alone"] < differences["Q4_0 weights alone"] / 4
 
 

@@ -64,6 +64,7 @@ def test_options_reach_the_executor_and_the_scheduler(on_cpu: type[OnCpu], tmp_p
     (keywords,) = BUILT
     assert keywords == {
         "dtype": "float32",
+        "kv_dtype": "auto",
         "kv_memory_bytes": 1 << 24,
         "max_batch": 256,
         "max_batch_tokens": 8192,

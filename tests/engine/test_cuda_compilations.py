@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 import triton
 from lazy_device import LazyDevice
@@ -50,10 +51,11 @@ EVERYTHING = Sampling(
 )
 
 
-def executor() -> TorchCudaExecutor:
+def executor(kv_dtype: str) -> TorchCudaExecutor:
     return TorchCudaExecutor(
         random_model(CONFIG, name="tiny"),
         dtype="bfloat16",
+        kv_dtype=kv_dtype,
         kv_memory_bytes=1 << 24,
         max_batch=40,
         max_batch_tokens=1024,
@@ -83,7 +85,7 @@ def steps_of_all_sizes(driver: StepDriver) -> None:
     driver.step(dict.fromkeys([*special, *slots[:9]], 1))
 
 
-def launched_kernels() -> dict[str, list[str]]:
+def launched_kernels(kv_dtype: str) -> dict[str, list[str]]:
     """Kernels that warming up has compiled, and those that are compiled after it."""
     found: dict[str, list[str]] = {"warm": [], "later": []}
     when = "warm"
@@ -110,18 +112,19 @@ def launched_kernels() -> dict[str, list[str]]:
         mock.patch.object(forward, "resolve_tokens", zeros_after(forward.resolve_tokens)),
         mock.patch.object(forward, "draw", zeros_after(forward.draw)),
     ):
-        warm = executor()
+        warm = executor(kv_dtype)
         warm.warm_up()
         when = "later"
         steps_of_all_sizes(StepDriver(warm))
     return found
 
 
-def test_no_step_compiles_a_kernel_after_warming_up() -> None:
+@pytest.mark.parametrize("kv_dtype", ["auto", "float8"])
+def test_no_step_compiles_a_kernel_after_warming_up(kv_dtype: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     script = subprocess.run(
-        [sys.executable, __file__], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, __file__, kv_dtype], capture_output=True, text=True, env=environment, check=False
     )
     assert script.returncode == 0, script.stderr
     found = json.loads(script.stdout)
@@ -143,4 +146,4 @@ def test_no_step_compiles_a_kernel_after_warming_up() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    json.dump(launched_kernels(), sys.stdout)
+    json.dump(launched_kernels(sys.argv[1]), sys.stdout)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -32,9 +33,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[LazyDevice]:
         yield made
 
 
-def build(tmp_path: Path, meter: MagicMock) -> Engine:
+def build(tmp_path: Path, meter: MagicMock, options: EngineOptions = OPTIONS) -> Engine:
     spec = ModelSpec(str(write_config(tmp_path, 1024)), random_weights=True)
-    ((engine, loaded),) = build_engines([spec], OPTIONS, lambda name, geometry: meter)
+    ((engine, loaded),) = build_engines([spec], options, lambda name, geometry: meter)
     assert (loaded.name, loaded.geometry.max_batch) == ("tiny", 4)
     return engine
 
@@ -71,3 +72,19 @@ def test_a_lost_device_ends_the_engine_and_says_so(tmp_path: Path, device: LazyD
     thread.send("tiny", sequence("a", 5))
     thread.join()
     assert "illegal memory access" in str(reports[-1].failure)
+
+
+def test_the_cost_model_reads_what_is_stored(tmp_path: Path, device: LazyDevice) -> None:
+    """A step's bytes by K and V in bfloat16 and in float8 differ by half of what K and V take."""
+    bytes_read = []
+    for kv_dtype in ("bfloat16", "float8"):
+        meter = MagicMock()
+        engine = build(tmp_path, meter, replace(OPTIONS, kv_dtype=kv_dtype))
+        engine.handle(sequence("a", 40), 0.0)
+        while engine.has_work:
+            engine.step(time.monotonic)
+        bytes_read.append(meter.step.call_args.args[0].bytes_moved)
+        per_token = engine.executor.geometry.block_bytes / 16
+        engine.executor.close()
+    # The last step reads 44 tokens and writes one more.
+    assert bytes_read[0] - bytes_read[1] == pytest.approx(45 * per_token, rel=0.05)

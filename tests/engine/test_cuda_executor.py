@@ -13,8 +13,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from gpu_rounding import rounding_as_on_a_gpu
 from lazy_device import GARBAGE, LazyDevice
 from plain_launchers import plain_launchers
+from plain_model import plain_greedy
 from small_models import make_model, reference_greedy
 from step_driver import GREEDY, StepDriver
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -295,6 +297,16 @@ def test_steps_of_another_model_keep_their_memory(files: ModelFiles) -> None:
 def test_what_a_gpu_must_have(files: ModelFiles) -> None:
     with pytest.raises(ModelError, match="int8 is not supported on CUDA; choose auto"):
         make_executor(files, LazyDevice(), dtype="int8")
+    with pytest.raises(
+        ModelError, match=r"--kv-dtype int8 .* computes in float32; choose auto, float32, float8"
+    ):
+        make_executor(files, LazyDevice(), kv_dtype="int8")
+    with pytest.raises(
+        ModelError,
+        match=r"--kv-dtype float8 is not possible on a GPU of compute capability 8\.6, for float8 begins "
+        r"with 8\.9; choose auto, bfloat16\.",
+    ):
+        make_executor(files, LazyDevice(capability=86), dtype="auto", kv_dtype="float8")
     with pytest.raises(ModelError, match=r"llama needs .* of GPU memory"):
         make_executor(files, LazyDevice(free=10**6, total_bytes=10**6))
 
@@ -306,6 +318,18 @@ def test_memory_goes_to_blocks_and_is_given_back(files: ModelFiles) -> None:
     assert 0.5 < executor.geometry.blocks * executor.geometry.block_bytes / (1 << 24) < 0.95
     executor.close()
     assert device.closed
+
+
+def test_float8_takes_half_the_bytes_of_16_bits(files: ModelFiles) -> None:
+    usual, narrow = (
+        make_executor(files, LazyDevice(capability=89), dtype="float16", kv_dtype=kv)
+        for kv in ("float16", "float8")
+    )
+    assert (usual.kv_dtype, narrow.kv_dtype) == ("float16", "float8")
+    assert usual.geometry.block_bytes == 2 * narrow.geometry.block_bytes
+    assert 2 * usual.geometry.blocks == narrow.geometry.blocks
+    assert narrow.fingerprint == f"{usual.fingerprint}-kv-float8"
+    assert {len(content) for content in narrow.read_blocks([0, 3])()} == {narrow.geometry.block_bytes}
 
 
 class NothingWaits(TorchDispatchMode):
@@ -354,13 +378,19 @@ def test_no_step_waits_for_the_device(files: ModelFiles) -> None:
 
 
 @pytest.mark.real_kernels
-def test_the_kernels_together_answer_as_transformers_does() -> None:
+@pytest.mark.parametrize("kv_dtype", ["auto", "float8"])
+def test_the_kernels_together_answer_as_the_reference_does(kv_dtype: str) -> None:
     """Prefill, a mixed step, decode eager and replayed, in Triton's interpreter."""
     reference, files = make_model("qwen3", seed=1)
-    driver = StepDriver(make_executor(files, LazyDevice(processors=2)))
+    driver = StepDriver(make_executor(files, LazyDevice(processors=2), kv_dtype=kv_dtype))
     prompts = [[(i * 7 + 3) % 320 for i in range(n)] for n in (35, 3)]
     first = driver.admit(prompts[0])
-    driver.step({first: 35})
-    second = driver.admit(prompts[1])
-    driver.step({first: 1, second: 3})
-    assert driver.generate([first, second], 5) == [reference_greedy(reference, p, 5)[0] for p in prompts]
+    with rounding_as_on_a_gpu():
+        driver.step({first: 35})
+        second = driver.admit(prompts[1])
+        driver.step({first: 1, second: 3})
+        answers = driver.generate([first, second], 5)
+    if kv_dtype == "float8":
+        assert answers == [plain_greedy(files, torch.float8_e4m3fn, p, 5)[0] for p in prompts]
+    else:
+        assert answers == [reference_greedy(reference, p, 5)[0] for p in prompts]

@@ -1,7 +1,8 @@
 """What every executor must do, on small random models: whatever shares a step, the answers are the same.
 
 The CUDA executor runs on a device of host memory that does everything as late as it may, with its
-kernels replaced by plain ones.
+kernels replaced by plain ones. Where K and V are stored in float8, answers are those of a plain model that
+rounds them so.
 """
 
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from lazy_device import LazyDevice
 from plain_launchers import plain_launchers
+from plain_model import PlainModel, plain_greedy
 from small_models import ARCHITECTURES, make_model, reference_greedy, reference_logits
 from step_driver import GREEDY, StepDriver
 
@@ -21,6 +24,7 @@ from ridgeline.models.files import ModelFiles
 from ridgeline.protocol import Sampling
 
 NEAR_TIE = 1e-3
+WITH_FLOAT8 = "cuda, K and V in float8"
 
 
 def prompt(length: int, salt: int = 0) -> list[int]:
@@ -31,7 +35,7 @@ PROMPTS = [prompt(n, salt) for salt, n in enumerate((33, 1, 16, 7, 120, 17))]
 DRAWN = Sampling(temperature=0.9, top_p=0.95, seed=11)
 
 
-@pytest.fixture(params=["cpu", "cuda"], scope="module")
+@pytest.fixture(params=["cpu", "cuda", WITH_FLOAT8], scope="module")
 def kind(request: pytest.FixtureRequest) -> Iterator[str]:
     with plain_launchers():
         yield request.param
@@ -46,7 +50,17 @@ def make_executor(kind: str, files: ModelFiles) -> Executor:
     }
     if kind == "cpu":
         return CpuExecutor(files, **settings, threads=1)
-    return TorchCudaExecutor(files, **settings, max_batch_tokens=256, device=LazyDevice())
+    kv_dtype = "float8" if kind == WITH_FLOAT8 else "auto"
+    return TorchCudaExecutor(files, **settings, kv_dtype=kv_dtype, max_batch_tokens=256, device=LazyDevice())
+
+
+def wanted_greedy(
+    kind: str, reference: Any, files: ModelFiles, ids: list[int], count: int
+) -> tuple[list[int], list[float]]:
+    """The reference's answer and its distances of the two best logits."""
+    if kind == WITH_FLOAT8:
+        return plain_greedy(files, torch.float8_e4m3fn, ids, count)
+    return reference_greedy(reference, ids, count)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +81,11 @@ def alone(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_greedy_answers_equal_transformers(kind: str, architecture: str) -> None:
+def test_greedy_answers_equal_the_reference(kind: str, architecture: str) -> None:
     """Every token but those of near-ties; after one, the reference's token is gone on with."""
     reference, files = make_model(architecture, seed=1)
     driver = StepDriver(make_executor(kind, files))
-    wanted, gaps = reference_greedy(reference, PROMPTS[0], 64)
+    wanted, gaps = wanted_greedy(kind, reference, files, PROMPTS[0], 64)
     slot = driver.admit(PROMPTS[0])
     for token, gap in zip(wanted, gaps, strict=True):
         drawn = driver.step({slot: driver.pending(slot)})[slot].token_id
@@ -138,11 +152,14 @@ def test_given_tokens_count_as_the_answer(kind: str, files: ModelFiles, driver: 
     assert not 100 <= result.token_id < 300
 
 
-def test_prompt_scores_equal_transformers(kind: str) -> None:
+def test_prompt_scores_equal_the_reference(kind: str) -> None:
     reference, files = make_model("qwen3")
     driver = StepDriver(make_executor(kind, files))
     ids = PROMPTS[4]
-    expected = reference_logits(reference, ids).log_softmax(-1)
+    if kind == WITH_FLOAT8:
+        expected = PlainModel(files, torch.float8_e4m3fn)(ids).log_softmax(-1)
+    else:
+        expected = reference_logits(reference, ids).log_softmax(-1)
     slot = driver.admit(ids, replace(GREEDY, prompt_logprobs=2, logprobs=1))
     parts = [driver.step({slot: n})[slot] for n in (1, 70, 49)]
     assert [len(part.prompt_scores) for part in parts] == [1, 70, 48]

@@ -58,6 +58,21 @@ def test_8b_on_141_gb() -> None:
     assert geometry.max_batch == 256
 
 
+def test_float8_holds_twice_the_tokens() -> None:
+    memory = beside_weights(H200, LLAMA_8B)
+    usual, narrow = (
+        plan_gpu_geometry(LLAMA_8B, BF16, LIMITS, memory, None, kv_dtype=kv) for kv in (None, "float8")
+    )
+    assert narrow.block_bytes == 2 * 32 * 8 * 128 * 16
+    assert narrow.blocks in (2 * usual.blocks, 2 * usual.blocks + 1)
+    # Room for a block per sequence that there is in float8 alone.
+    needed = LLAMA_1B.shape().parameters() * 2 + step_bytes(LLAMA_1B, BF16, LIMITS, 66)
+    edge = replace(WITH_16_GB, free_bytes=needed + 256 * 2 * 16 * 8 * 64 * 16 + WITH_16_GB.margin_bytes)
+    check_model_fits("1b", LLAMA_1B, BF16, LIMITS, edge, kv_dtype="float8")
+    with pytest.raises(ModelError, match="1b needs"):
+        check_model_fits("1b", LLAMA_1B, BF16, LIMITS, edge)
+
+
 def test_1b_on_24_gb() -> None:
     check_model_fits("1b", LLAMA_1B, BF16, LIMITS, WITH_24_GB)
     geometry = plan_gpu_geometry(LLAMA_1B, BF16, LIMITS, beside_weights(WITH_24_GB, LLAMA_1B), None)

@@ -36,6 +36,7 @@ class LazyDevice:
     """One second passes per submitted piece of work."""
 
     torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    capability: int = 90
     kernels_name: str = "lazy"
     total_bytes: int = 1 << 30
     free: int = 1 << 30

@@ -47,7 +47,10 @@ def rotate_and_store(
     positions = plan.positions[real].long()
     blocks = plan.tables[plan.slots[real].long(), positions // block_size].long()
     for kind, start in ((0, heads), (1, heads + kv_heads)):
-        pool[blocks, kind, :, positions % block_size] = rows[real, start : start + kv_heads]
+        stored = rows[real, start : start + kv_heads]
+        if pool.dtype == torch.float8_e4m3fn:
+            stored = stored.float().clamp(-448, 448)
+        pool[blocks, kind, :, positions % block_size] = stored.to(pool.dtype)
 
 
 def attend(

@@ -21,14 +21,22 @@ from ridgeline.kernels.reference import ReferenceAttention
 BLOCKS = 24
 CPU = torch.device("cpu")
 GARBAGE = (10**6, -1)
+STORED = (None, torch.float8_e4m3fn)
+"""What K and V are stored in, where it is another dtype than that of the rest."""
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 def spec_of(
-    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, windows: tuple[int | None, ...] = (None,)
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    windows: tuple[int | None, ...] = (None,),
+    stored: torch.dtype | None = None,
 ) -> AttentionSpec:
-    spec = attention_spec(heads, kv_heads, head_dim, dtype, blocks=BLOCKS, windows=windows)
-    return replace(spec, inverse_frequencies=(0.0,) * (head_dim // 2))  # nothing is rotated
+    spec = attention_spec(heads, kv_heads, head_dim, stored or dtype, blocks=BLOCKS, windows=windows)
+    # Nothing is rotated.
+    return replace(spec, inverse_frequencies=(0.0,) * (head_dim // 2), dtype=dtype)
 
 
 def with_garbage(table: Integers, first_seen: int, context: int, width: int) -> Integers:
@@ -74,20 +82,20 @@ class Case:
             (BLOCKS, kv.layers, 2, kv.kv_heads, BLOCK_SIZE, kv.head_dim), float("nan"), dtype=kv.dtype
         )
         width = (spec.heads + 2 * kv.kv_heads) * kv.head_dim
-        self.qkv = (size * torch.randn(len(batch.positions), width)).to(kv.dtype)
+        self.qkv = (size * torch.randn(len(batch.positions), width)).to(spec.computed_dtype)
         contexts = [*zip(batch.tables, batch.contexts, strict=True)]
         contexts += [(chunk.blocks, chunk.start + chunk.tokens) for chunk in batch.chunks]
         for table, context in contexts:
             for position in range(int(context)):
                 block, offset = int(table[position // BLOCK_SIZE]), position % BLOCK_SIZE
-                if self.pool[block, 0, 0, 0, offset, 0].isnan():  # else shared, and written
+                if self.pool[block, 0, 0, 0, offset, 0].float().isnan():  # else shared, and written
                     stored = torch.randn(kv.layers, 2, kv.kv_heads, kv.head_dim).to(kv.dtype)
                     self.pool[block, :, :, :, offset] = stored
                     self.reference.pool[:, block, offset] = stored.flatten(1, 2)
         # The step's own K and V are in qkv for the plain one, which stores them itself.
         own = self.qkv[:, spec.heads * kv.head_dim :].view(-1, 2, kv.kv_heads, kv.head_dim)
         for i, (block, position) in enumerate(zip(batch.write_blocks, batch.positions, strict=True)):
-            self.pool[int(block), :, :, :, int(position) % BLOCK_SIZE] = own[i]
+            self.pool[int(block), :, :, :, int(position) % BLOCK_SIZE] = own[i].to(kv.dtype)
 
     def wanted(self, layer: int = 0) -> torch.Tensor:
         return self.reference.attend(layer, self.qkv.clone(), None, self.reference.plan(self.batch))
@@ -135,7 +143,7 @@ class Case:
         return attend(qkv, self.pool[:, layer], plan, spec.heads, spec.window(layer), partials)
 
     def check(self, *, layer: int = 0, **options: int | None) -> None:
-        tolerance = TOLERANCES[self.spec.kv.dtype]
+        tolerance = TOLERANCES[self.spec.computed_dtype]
         got = self.got(layer=layer, **options)
         torch.testing.assert_close(got, self.wanted(layer), atol=tolerance, rtol=tolerance)
 
@@ -151,10 +159,11 @@ def test_single_tokens(group: int) -> None:
 
 @pytest.mark.parametrize("head_dim", [8, 16, 64, 96, 128, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_sizes_of_heads(head_dim: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_sizes_of_heads(head_dim: int, dtype: torch.dtype, stored: torch.dtype | None) -> None:
     sequences = Sequences([70, 50], BLOCKS)
     batch = sequences.batch({0: 69}, {1: (45, 5)})
-    Case(spec_of(2, 1, head_dim, dtype), batch).check(extra=1)
+    Case(spec_of(2, 1, head_dim, dtype, stored=stored), batch).check(extra=1)
 
 
 @pytest.mark.parametrize("group", [1, 3, 4, 7, 16])
@@ -167,10 +176,11 @@ def test_chunks(group: int, processors: int) -> None:
 
 @pytest.mark.parametrize("window", [1, 5, 40, 1000])
 @pytest.mark.parametrize("known", [False, True], ids=["full-plan", "window-plan"])
-def test_windows(window: int, known: bool) -> None:
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_windows(window: int, known: bool, stored: torch.dtype | None) -> None:
     sequences = Sequences([70, 21, 130], BLOCKS)
     batch = sequences.batch({0: 69, 1: 20}, {2: (100, 30)})
-    case = Case(spec_of(2, 1, 16, torch.float32, (window, None)), batch)
+    case = Case(spec_of(2, 1, 16, torch.float32, (window, None), stored), batch)
     case.check(processors=2, window=window if known else None)
 
 
@@ -231,11 +241,16 @@ def test_what_no_kernel_can_do_is_refused() -> None:
 @pytest.mark.parametrize("head_dim", [8, 64, 96, 128, 256])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("shared_kib", [99, 163, 227])
-def test_every_gpu_has_a_shape(head_dim: int, dtype: torch.dtype, shared_kib: int) -> None:
-    spec = spec_of(16, 1, head_dim, dtype)
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_every_gpu_has_a_shape(
+    head_dim: int, dtype: torch.dtype, shared_kib: int, stored: torch.dtype | None
+) -> None:
+    spec = spec_of(16, 1, head_dim, dtype, stored=stored)
     for singles in (True, False):
-        shape = tile_shape(head_dim, dtype, shared_kib * 1024, singles=singles)
-        hopper = tile_shape(head_dim, dtype, shared_kib * 1024, singles=singles, hopper=True)
+        shape, hopper = (
+            tile_shape(head_dim, dtype, shared_kib * 1024, singles=singles, hopper=on_hopper, kv_dtype=stored)
+            for on_hopper in (False, True)
+        )
         align = context_align(spec, singles=singles)
         assert hopper.rows == shape.rows >= 16
         assert align % shape.columns == align % hopper.columns == align % BLOCK_SIZE == 0

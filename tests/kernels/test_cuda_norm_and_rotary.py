@@ -1,13 +1,12 @@
 """The small fused kernels against the plain operations, in Triton's interpreter where no GPU is."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from triton import language as tl
-from triton.runtime import interpreter
+from gpu_rounding import rounding_as_on_a_gpu
 
 from ridgeline.kernels.cuda.activation import silu_mul
 from ridgeline.kernels.cuda.norm import MAX_HIDDEN, add_rms_norm, rms_norm
@@ -21,21 +20,18 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 REFERENCE = ReferenceKernels()
 EPS = 1e-5
 
+FLOAT8 = torch.float8_e4m3fn
+
 # One unit in the last place for what is rounded from float32, some of float32's own otherwise.
 TOLERANCE = {torch.bfloat16: 2**-7, torch.float16: 2**-10, torch.float32: 2e-6}
+# What is stored in float8 is rounded from what may differ by the last place of another dtype.
+FLOAT8_TOLERANCE = 2**-3
 
 
 @pytest.fixture(autouse=True)
-def rounding_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter cuts float32 off where it makes bfloat16 of it; GPUs round to nearest even."""
-    cut_off = interpreter._convert_float
-
-    def convert(data: np.ndarray, source: tl.dtype, target: tl.dtype, mode: Any) -> np.ndarray:
-        if (source, target) != (tl.float32, tl.bfloat16):
-            return cut_off(data, source, target, mode)
-        return torch.from_numpy(np.array(data)).bfloat16().view(torch.int16).numpy()
-
-    monkeypatch.setattr(interpreter, "_convert_float", convert)
+def rounded() -> Iterator[None]:
+    with rounding_as_on_a_gpu():
+        yield
 
 
 @pytest.fixture(params=TOLERANCE, ids=["bfloat16", "float16", "float32"])
@@ -50,6 +46,11 @@ def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 
 def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
     assert got.dtype == wanted.dtype
+    if got.dtype == FLOAT8:
+        got, wanted = got.float(), wanted.float()
+        torch.testing.assert_close(got.cpu(), wanted.cpu(), rtol=FLOAT8_TOLERANCE, atol=2**-9)
+        assert (got != wanted).sum() <= 0.01 * got.numel()
+        return
     tolerance = TOLERANCE[got.dtype]
     torch.testing.assert_close(got.cpu(), wanted.cpu(), rtol=tolerance, atol=tolerance)
 
@@ -179,12 +180,14 @@ def plainly(
             turned = tuple(plain_rms_norm(x, gain.cpu(), EPS) for x, gain in zip(turned, norms, strict=True))
         new_query, new_key = (rope(x, torch.tensor([position]), frequencies(head_dim)) for x in turned)
         block = int(plan.tables[slot, position // BLOCK_SIZE])
-        pool[block, LAYER, 0, :, position % BLOCK_SIZE] = new_key[0]
-        pool[block, LAYER, 1, :, position % BLOCK_SIZE] = value[0]
+        for kind, new in enumerate((new_key[0], value[0])):
+            stored = new.float().clamp(-448, 448) if pool.dtype == FLOAT8 else new
+            pool[block, LAYER, kind, :, position % BLOCK_SIZE] = stored.to(pool.dtype)
         query.copy_(new_query)
     return qkv, pool
 
 
+@pytest.mark.parametrize("stored", [None, FLOAT8], ids=["same", "float8"])
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(
     ("tokens", "heads", "kv_heads", "head_dim"),
@@ -199,10 +202,16 @@ def plainly(
     ],
 )
 def test_rotate_and_store(
-    dtype: torch.dtype, normed: bool, tokens: int, heads: int, kv_heads: int, head_dim: int
+    dtype: torch.dtype,
+    normed: bool,
+    stored: torch.dtype | None,
+    tokens: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
 ) -> None:
     qkv = random(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype) * 3
-    pool = random(BLOCKS, LAYERS, 2, kv_heads, BLOCK_SIZE, head_dim, dtype=dtype)
+    pool = random(BLOCKS, LAYERS, 2, kv_heads, BLOCK_SIZE, head_dim, dtype=stored or dtype)
     norms = HeadNorms(random(head_dim, dtype=dtype), random(head_dim, dtype=dtype)) if normed else None
     plan = plan_of(tokens)
     wanted_qkv, wanted_pool = plainly(qkv, pool, norms, plan, heads)
@@ -210,6 +219,20 @@ def test_rotate_and_store(
     rotate_and_store(qkv, norms, EPS, table, plan, pool[:, LAYER], heads)
     close(qkv, wanted_qkv)
     close(pool, wanted_pool)
+
+
+def test_float8_ends_at_its_largest_and_keeps_what_is_no_number(dtype: torch.dtype) -> None:
+    row = torch.zeros(3 * 64, dtype=dtype, device=DEVICE)
+    row[64:70] = torch.tensor([447.0, 465.0, -1e4, 6e4, math.nan, 2**-10])
+    row[128:134] = row[64:70]
+    pool = torch.zeros(BLOCKS, LAYERS, 2, 1, BLOCK_SIZE, 64, device=DEVICE).to(FLOAT8)
+    plan = plan_of(1)
+    table = rotary_table((0.0,) * 32, 64, DEVICE)
+    rotate_and_store(row[None], None, EPS, table, plan, pool[:, LAYER], 1)
+    key, value = pool[int(plan.tables[0, 0]), LAYER, :, 0, 0, :6].float().cpu()
+    wanted = torch.tensor([448.0, 448.0, -448.0, 448.0, math.nan, 0.0])
+    for got in (key, value):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 def test_what_is_not_rotated_is_not_touched(dtype: torch.dtype) -> None:

@@ -149,13 +149,12 @@ def _cuda(files: ModelFiles, options: EngineOptions, context: int, index: int) -
 
     from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
 
-    if options.kv_dtype not in ("auto", options.dtype):
-        raise ModelError(f"--kv-dtype {options.kv_dtype} is not supported on CUDA; choose auto.")
     if options.threads is not None:  # they convert weights on their way to the device
         torch.set_num_threads(options.threads)
     cuda = TorchCudaExecutor(
         files,
         dtype=options.dtype,
+        kv_dtype=options.kv_dtype,
         kv_memory_bytes=options.kv_memory_bytes,
         max_batch=options.sequences,
         max_batch_tokens=options.tokens,
@@ -168,7 +167,9 @@ def _cuda(files: ModelFiles, options: EngineOptions, context: int, index: int) -
             cuda.hardware.name,
         )
     cuda.warm_up()
-    return cuda, CostModel(files.config.shape(), cuda.hardware, cuda.dtype, options.tokens)
+    return cuda, CostModel(
+        files.config.shape(), cuda.hardware, cuda.dtype, options.tokens, kv_dtype=cuda.kv_dtype
+    )
 
 
 def _hardware(name: str) -> Hardware:

@@ -72,7 +72,7 @@ class EngineOptions:
             of the catalogue.
         dtype: "auto", or a dtype the device can compute in.
         kv_dtype: "auto", or what K and V are stored in. Fewer bytes hold more conversations and are read
-            faster; what that loses is told in docs/benchmarks/cpu.md.
+            faster; what that loses is told in docs/benchmarks/cpu.md and docs/guides/gpu.md.
         kv_memory_bytes: memory for KV blocks, per model. More keeps more conversations warm.
         kv_policy: which idle KV block goes first: "price", worth least in expected seconds, or "lru".
         kv_host_bytes: memory of the host for copies of KV blocks, per model; 0: none.

@@ -61,6 +61,7 @@ class AttentionSpec:
         norm_eps: of the norms over heads, where a model has them.
         windows: per layer, how many positions a token attends to at most, itself among them; None
             for all of them. Empty: no layer has a window.
+        dtype: of q, and of k and v before they are stored; None: that of the cache.
     """
 
     kv: KVShape
@@ -69,6 +70,12 @@ class AttentionSpec:
     inverse_frequencies: tuple[float, ...]
     norm_eps: float = 1e-6
     windows: tuple[int | None, ...] = ()
+    dtype: torch.dtype | None = None
+
+    @property
+    def computed_dtype(self) -> torch.dtype:
+        """What is computed in, whatever K and V are stored in."""
+        return self.dtype or self.kv.dtype
 
     def window(self, layer: int) -> int | None:
         """The sliding window of a layer, in positions."""

@@ -20,6 +20,7 @@ class Transformer:
         blocks: size of the KV cache.
         block_size_tokens: positions in a block.
         max_positions: longest context that will be computed, in tokens; None is the model's own.
+        kv_dtype: of the KV cache; None is that of the weights.
     """
 
     def __init__(
@@ -31,13 +32,19 @@ class Transformer:
         blocks: int,
         block_size_tokens: int,
         max_positions: int | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         self.config = config
         self.dtype = weights.embedding.dtype
         self._weights = weights
         self._kernels = kernels
         self.kv_shape = KVShape(
-            config.layers, config.kv_heads, config.head_dim, blocks, block_size_tokens, self.dtype
+            config.layers,
+            config.kv_heads,
+            config.head_dim,
+            blocks,
+            block_size_tokens,
+            kv_dtype or self.dtype,
         )
         self.attention = kernels.paged_attention(
             AttentionSpec(
@@ -47,6 +54,7 @@ class Transformer:
                 config.rope_inverse_frequencies(),
                 config.rms_norm_eps,
                 config.windows,
+                self.dtype,
             )
         )
 

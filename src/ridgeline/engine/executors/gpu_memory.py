@@ -97,23 +97,30 @@ def step_bytes(config: ModelConfig, dtype: torch.dtype, limits: StepLimits, proc
 
 
 def check_model_fits(
-    name: str, config: ModelConfig, dtype: torch.dtype, limits: StepLimits, memory: GpuMemory
+    name: str,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    limits: StepLimits,
+    memory: GpuMemory,
+    *,
+    kv_dtype: str | None = None,
 ) -> None:
     """Refuse, before anything is read, a model that would leave no room for a block per sequence.
 
     Args:
         name: of the model.
         config: its sizes.
-        dtype: of weights, KV and computation.
+        dtype: of weights and computation.
         limits: of its steps.
         memory: free without the weights.
+        kv_dtype: of K and V; None: `dtype`.
 
     Raises:
         ModelError: with what is needed, what there is, and what would help.
     """
     weights = config.shape().parameters() * dtype.itemsize
     step = step_bytes(config, dtype, limits, memory.processors)
-    blocks = limits.max_batch * block_bytes_of(config, _name(dtype))
+    blocks = limits.max_batch * block_bytes_of(config, kv_dtype or _name(dtype))
     usable = max(0, memory.free_bytes - memory.margin_bytes)
     if weights + step + blocks <= usable:
         return
@@ -133,6 +140,8 @@ def plan_gpu_geometry(
     limits: StepLimits,
     memory: GpuMemory,
     kv_memory_bytes: int | None,
+    *,
+    kv_dtype: str | None = None,
 ) -> Geometry:
     """Blocks for all that the weights, the largest step and the margin leave, or what was asked for.
 
@@ -141,10 +150,11 @@ def plan_gpu_geometry(
 
     Args:
         config: of the model.
-        dtype: of K and V.
+        dtype: of weights and computation.
         limits: of its steps.
         memory: free beside the weights, which have been loaded.
         kv_memory_bytes: what was asked for; None takes what is left.
+        kv_dtype: of K and V; None: `dtype`.
 
     Raises:
         ModelError: if that is less than a block per sequence of a batch, or more than there is.
@@ -152,7 +162,7 @@ def plan_gpu_geometry(
     available = max(0, memory.free_bytes - step_bytes(config, dtype, limits, memory.processors))
     return plan_geometry(
         config,
-        _name(dtype),
+        kv_dtype or _name(dtype),
         kv_memory_bytes=kv_memory_bytes,
         available=available,
         max_batch=limits.max_batch,

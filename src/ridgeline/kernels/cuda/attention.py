@@ -9,16 +9,18 @@ from typing import NamedTuple
 import torch
 
 from ridgeline.kernels.cuda.attention_kernels import attend_units_kernel, merge_units_kernel
-from ridgeline.kernels.cuda.launch import Launch
+from ridgeline.kernels.cuda.launch import FLOAT8, Launch
 from ridgeline.kernels.cuda.plan import TILE_FIELDS, UNIT_FIELDS, DevicePlan, Work
 from ridgeline.kernels.cuda.resources import (
     CAPABILITIES,
+    FLOAT8_CAPABILITIES,
     FURTHER_CAPABILITIES,
     MODEL_SHAPES,
     SHARED_BYTES,
     TRITON_DTYPES,
     ModelShape,
     Variant,
+    kv_kind,
 )
 from ridgeline.kernels.cuda.tiles import (
     TileShape,
@@ -83,13 +85,15 @@ class Partials:
 
 def chunk_queries(spec: AttentionSpec, shared_memory_bytes: int) -> int:
     """Most queries of a chunk in a tile, on a GPU that grants a program so much shared memory."""
-    shape = tile_shape(spec.kv.head_dim, spec.kv.dtype, shared_memory_bytes, singles=False)
+    shape = tile_shape(
+        spec.kv.head_dim, spec.computed_dtype, shared_memory_bytes, singles=False, kv_dtype=spec.kv.dtype
+    )
     return shape.rows // (spec.heads // spec.kv.kv_heads)
 
 
 def context_align(spec: AttentionSpec, *, singles: bool) -> int:
     """Parts of contexts had best be multiples of so many positions: no GPU computes more at once."""
-    columns = most_columns(spec.kv.head_dim, spec.kv.dtype, singles=singles)
+    columns = most_columns(spec.kv.head_dim, spec.computed_dtype, singles=singles)
     return math.lcm(spec.kv.block_size_tokens, columns)
 
 
@@ -144,7 +148,8 @@ def attend(
 
     Args:
         qkv: [tokens, (heads + 2 * kv_heads) * head_dim], contiguous; only the heads of q are read.
-        pool_layer: [blocks, 2, kv_heads, block_size, head_dim], of which a block is contiguous.
+        pool_layer: [blocks, 2, kv_heads, block_size, head_dim], of which a block is contiguous; in the
+            dtype of `qkv`, or in float8 (e4m3).
         plan: of the step.
         heads: query heads.
         window: positions attended to at most, the token itself among them; None for all.
@@ -182,6 +187,7 @@ def _attend_work(
         shared_bytes_of(qkv.device),
         singles=queries == 1,
         hopper=window is None and is_hopper(qkv.device),
+        kv_dtype=pool_layer.dtype,
     )
     if queries * group > shape.rows:
         raise ValueError(
@@ -213,25 +219,29 @@ def variants() -> Iterator[Variant]:
     for model, dtype, singles in itertools.product(MODEL_SHAPES, TRITON_DTYPES, (True, False)):
         group = model.heads // model.kv_heads
         for window in (None, _WINDOW) if model.core or model.head_dim > 128 else (None,):
-            by_shape = _by_shape(model, dtype, singles, window)
+            by_shape = _by_shape(model, dtype, dtype, singles, window)
             for shape, capabilities in by_shape.items():
-                yield _units_variant(model, dtype, shape, window, capabilities, singles)
+                yield _units_variant(model, dtype, dtype, shape, window, capabilities, singles)
+            for shape, capabilities in _by_shape(model, dtype, FLOAT8, singles, window).items():
+                yield _units_variant(model, dtype, FLOAT8, shape, window, capabilities, singles)
         for queries in {1 if singles else shape.rows // group for shape in by_shape}:
             yield _merge_variant(model, dtype, queries)
 
 
 def _by_shape(
-    model: ModelShape, dtype: torch.dtype, singles: bool, window: int | None
+    model: ModelShape, dtype: torch.dtype, kv_dtype: torch.dtype, singles: bool, window: int | None
 ) -> dict[TileShape, tuple[int, ...]]:
     """The shapes there are, and the capabilities that each is for."""
     found: dict[TileShape, tuple[int, ...]] = {}
-    for capability in CAPABILITIES + FURTHER_CAPABILITIES:
+    all_there_are = CAPABILITIES + FURTHER_CAPABILITIES
+    for capability in FLOAT8_CAPABILITIES if kv_dtype == FLOAT8 else all_there_are:
         shape = tile_shape(
             model.head_dim,
             dtype,
             SHARED_BYTES[capability],
             singles=singles,
             hopper=window is None and capability == 90,
+            kv_dtype=kv_dtype,
         )
         found[shape] = (*found.get(shape, ()), capability)
     return found
@@ -240,18 +250,20 @@ def _by_shape(
 def _units_variant(
     model: ModelShape,
     dtype: torch.dtype,
+    kv_dtype: torch.dtype,
     shape: TileShape,
     window: int | None,
     capabilities: tuple[int, ...],
     singles: bool,
 ) -> Variant:
     kind, group = TRITON_DTYPES[dtype], model.heads // model.kv_heads
+    stored = kv_kind(kv_dtype)
     queries = 1 if singles else shape.rows // group
     launch = _units_launch(group, model.kv_heads, model.head_dim, _BLOCK_SIZE_TOKENS, window, queries, shape)
     constants = launch.constants
     signature = {
         "qkv": f"*{kind}",
-        "pool": f"*{kind}",
+        "pool": f"*{stored}",
         "tables": "*i32",
         "units": "*i32",
         "output": f"*{kind}",
@@ -265,6 +277,7 @@ def _units_variant(
     }
     name = (
         f"attend {'tokens' if singles else 'chunks'} {kind} {_heads_text(model)} "
+        f"{'' if stored == kind else f'kv={stored} '}"
         f"tile={shape.rows}x{shape.columns}x{shape.num_stages}{'' if window is None else f' window={window}'}"
     )
     core = model.core and kind == "bf16" and window is None

@@ -61,6 +61,8 @@ def _attend_range(
         cells = keys + offsets[:, None] + dims[None, :]
         key = _load_cells(cells, inside[:, None], in_head, MASKED, PADDED_DIM != HEAD_DIM)
         value = _load_cells(cells + VALUES, inside[:, None], in_head, MASKED, PADDED_DIM != HEAD_DIM)
+        # Only where they are stored in fewer bits.
+        key, value = key.to(query.dtype), value.to(query.dtype)
         blocks = tl.load(table + (seen + COLUMNS) // BLOCK_SIZE, mask=seen + COLUMNS < end, other=0)
 
         scores = _dot(query, tl.trans(key), tl.zeros((query.shape[0], COLUMNS), tl.float32))

@@ -50,6 +50,8 @@ class CudaAttention:
         kv = spec.kv
         size = (kv.blocks, kv.layers, 2, kv.kv_heads, kv.block_size_tokens, kv.head_dim)
         self.pool = torch.empty(size, dtype=kv.dtype, device=device)
+        # Copied as integers: not every operation knows every dtype that K and V are stored in.
+        self._contents = self.pool.flatten(1).view(torch.int32)
         self._layers = [self.pool[:, layer] for layer in range(kv.layers)]
         self._rotary = rotary_table(spec.inverse_frequencies, spec.max_positions, device)
         windows = [spec.window(layer) for layer in range(kv.layers)]
@@ -127,12 +129,11 @@ class CudaAttention:
 
     def read_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
         """See `PagedAttention.read_blocks`."""
-        return self.pool.index_select(0, blocks).flatten(1).view(torch.uint8)
+        return self._contents.index_select(0, blocks).view(torch.uint8)
 
     def write_blocks(self, blocks: torch.Tensor, contents: torch.Tensor) -> None:
         """See `PagedAttention.write_blocks`."""
-        parts = contents.view(self.pool.dtype).view(len(blocks), *self.pool.shape[1:])
-        self.pool.index_copy_(0, blocks, parts)
+        self._contents.index_copy_(0, blocks, contents.view(torch.int32))
 
 
 class CudaKernels:

@@ -23,6 +23,12 @@ OVERLAP = "OVERLAP"
 OVERLAP_CAPABILITY = 90
 """Compute capability from which on GPUs can do so."""
 
+FLOAT8 = torch.float8_e4m3fn
+"""What K and V may be stored in, beside the dtype that is computed in."""
+
+FLOAT8_CAPABILITY = 89
+"""Compute capability from which on GPUs convert it."""
+
 
 @triton.jit
 def let_next_start(OVERLAP: tl.constexpr):

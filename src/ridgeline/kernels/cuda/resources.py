@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from ridgeline.kernels.cuda.launch import OVERLAP, OVERLAP_CAPABILITY
+from ridgeline.kernels.cuda.launch import FLOAT8, FLOAT8_CAPABILITY, OVERLAP, OVERLAP_CAPABILITY
 
 MODULES = ("norm", "activation", "linear", "rotary", "attention", "sampling")
 """Modules beside this one that launch kernels; each yields its launches by `variants()`."""
@@ -54,6 +54,13 @@ _COMPILATIONS_AT_ONCE = 2
 
 TRITON_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 """Names of element types in signatures; `"*" + name` is a pointer to them."""
+
+FLOAT8_CAPABILITIES = tuple(c for c in CAPABILITIES + FURTHER_CAPABILITIES if c >= FLOAT8_CAPABILITY)
+
+
+def kv_kind(dtype: torch.dtype) -> str:
+    """The name of a KV cache's element type in signatures."""
+    return (TRITON_DTYPES | {FLOAT8: "fp8e4nv"})[dtype]
 
 
 @dataclass(frozen=True, slots=True)

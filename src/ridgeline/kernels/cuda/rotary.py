@@ -1,15 +1,23 @@
 """All that happens to q, k and v between their product and attention, in one launch per layer."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import triton
 import triton.language as tl
 
-from ridgeline.kernels.cuda.launch import Launch, let_next_start, wait_for_earlier
+from ridgeline.kernels.cuda.launch import FLOAT8, Launch, let_next_start, wait_for_earlier
 from ridgeline.kernels.cuda.plan import DevicePlan
-from ridgeline.kernels.cuda.resources import MODEL_SHAPES, TRITON_DTYPES, Variant
+from ridgeline.kernels.cuda.resources import (
+    FLOAT8_CAPABILITIES,
+    MODEL_SHAPES,
+    TRITON_DTYPES,
+    Variant,
+    kv_kind,
+)
 from ridgeline.kernels.interface import HeadNorms
 
 _BLOCK_SIZE_TOKENS = 16
@@ -19,6 +27,23 @@ _PAIRS_PER_THREAD = 8
 """One load of 16 bytes from each half of a head, where elements have 2 bytes."""
 
 _MAX_WARPS = 4
+
+
+_FLOAT8_LARGEST = tl.constexpr(torch.finfo(FLOAT8).max)
+
+
+@triton.jit
+def _as_stored(x, pool):
+    """In the dtype of the cache; one that is too narrow for a number takes the nearest it has.
+
+    Float8 has no scales: the largest K and V of smollm2-135m on a long text are 26 and 20.
+    """
+    if pool.dtype.element_ty == tl.float8e4nv:
+        # What is not a number stays none: its row must fail.
+        wide = tl.clamp(x.to(tl.float32), -_FLOAT8_LARGEST, _FLOAT8_LARGEST, tl.PropagateNan.ALL)
+        return wide.to(tl.float8e4nv)
+    else:  # noqa: RET505 - Triton compiles both returns where this is left out
+        return x
 
 
 @triton.jit(do_not_specialize=["table_stride"])
@@ -78,8 +103,8 @@ def _rotate_and_store_kernel(
     target = pool + block * block_stride + row[:, None] * HEAD_DIM + column[None, :]
     tl.store(source, turned_first, mask=stored & is_query[:, None])
     tl.store(source + HALF, turned_second, mask=stored & is_query[:, None])
-    tl.store(target, turned_first, mask=stored & ~is_query[:, None])
-    tl.store(target + HALF, turned_second, mask=stored & ~is_query[:, None])
+    tl.store(target, _as_stored(turned_first, pool), mask=stored & ~is_query[:, None])
+    tl.store(target + HALF, _as_stored(turned_second, pool), mask=stored & ~is_query[:, None])
 
 
 def rotary_table(
@@ -140,7 +165,8 @@ def rotate_and_store(
         rotary: what `rotary_table` made.
         plan: its positions, slots and tables are used.
         pool_layer: [blocks, 2, kv_heads, block_size, head_dim], a layer of the KV pool; whatever the
-            stride of blocks, each is contiguous.
+            stride of blocks, each is contiguous. In the dtype of `qkv`, or in float8 (e4m3), whose range
+            ends at 448: what is beyond it is stored as that.
         heads: of q.
 
     Raises:
@@ -161,14 +187,14 @@ def rotate_and_store(
 def variants() -> Iterator[Variant]:
     """Every way in which the models' heads are rotated."""
     for kind in TRITON_DTYPES.values():
-        for shape in MODEL_SHAPES:
+        for shape, stored in itertools.product(MODEL_SHAPES, (kind, kv_kind(FLOAT8))):
             launch = _launch_of(shape.heads, shape.kv_heads, shape.head_dim, _BLOCK_SIZE_TOKENS)
-            constants, warps = launch.constants, launch.num_warps
+            constants, warps = launch.constants.copy(), launch.num_warps
             pointer = f"*{kind}"
             gain = pointer if shape.qk_norm else "constexpr"
             signature = {
                 "qkv": pointer,
-                "pool": pointer,
+                "pool": f"*{stored}",
                 "rotary": "*fp32",
                 "positions": "*i32",
                 "slots": "*i32",
@@ -184,6 +210,8 @@ def variants() -> Iterator[Variant]:
                 constants |= {"query_gain": None, "key_gain": None}
             heads = f"heads={shape.heads}/{shape.kv_heads} head_dim={shape.head_dim}"
             name = f"rotate_and_store {kind} {heads}{' norms' if shape.qk_norm else ''}"
-            yield Variant(
-                name, _rotate_and_store_kernel, signature, constants, warps, 1, kind == "bf16" and shape.core
-            )
+            core = kind == "bf16" and shape.core
+            variant = Variant(name, _rotate_and_store_kernel, signature, constants, warps, 1, core)
+            if stored != kind:
+                variant = replace(variant, name=f"{name} kv={stored}", capabilities=FLOAT8_CAPABILITIES)
+            yield variant

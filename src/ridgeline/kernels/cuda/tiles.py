@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ridgeline.kernels.cuda.launch import FLOAT8
+
 MAX_HEAD_DIM = 256
 
 HOPPER_SHARED_BYTES = 227 * 1024
@@ -61,6 +63,10 @@ _CHUNKS = {
 # On Hopper, without a window; with one or for others, registers do not suffice. Rows are as above.
 _HOPPER_CHUNKS = {(2, 128): (TileShape(128, 128, 8, 3, 227 * _KIB),)}
 
+# Where K and V are in float8: widening them takes registers, which some GPUs would not have enough of.
+_FLOAT8_SINGLES = {(2, 128): (TileShape(16, 64, 8, 4, 163 * _KIB), TileShape(16, 64, 8, 3, 99 * _KIB))}
+_FLOAT8_CHUNKS = {(2, 256): (TileShape(128, 16, 8, 3, 227 * _KIB), TileShape(64, 16, 8, 3, 99 * _KIB))}
+
 
 def padded_dim(head_dim: int) -> int:
     """Elements of a head as the kernel computes with them: a power of two."""
@@ -74,22 +80,31 @@ def _key(head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
 
 
 def tile_shape(
-    head_dim: int, dtype: torch.dtype, shared_bytes: int, *, singles: bool, hopper: bool = False
+    head_dim: int,
+    dtype: torch.dtype,
+    shared_bytes: int,
+    *,
+    singles: bool,
+    hopper: bool = False,
+    kv_dtype: torch.dtype | None = None,
 ) -> TileShape:
     """The best shape for a GPU.
 
     Args:
         head_dim: elements of a head.
-        dtype: of q, K and V.
+        dtype: of q, and of what is computed with it.
         shared_bytes: most shared memory that the GPU grants a program.
         singles: of tiles of one query, rather than of chunks.
         hopper: of a layer without window on a GPU of compute capability 9.0; rows are as elsewhere.
+        kv_dtype: of K and V; None: `dtype`.
 
     Raises:
         ValueError: heads are too large, or the GPU's shared memory too small.
     """
     key = _key(head_dim, dtype)
     shapes = (_SINGLES if singles else _CHUNKS)[key]
+    if kv_dtype == FLOAT8:
+        shapes = (_FLOAT8_SINGLES if singles else _FLOAT8_CHUNKS).get(key, shapes)
     if hopper and not singles:
         shapes = (*_HOPPER_CHUNKS.get(key, ()), *shapes)
     for shape in shapes:
@@ -100,7 +115,7 @@ def tile_shape(
 
 
 def most_columns(head_dim: int, dtype: torch.dtype, *, singles: bool) -> int:
-    """Most positions that any shape for such heads computes at once; all divide it."""
+    """Most positions that any shape for such heads computes at once; all divide it, in float8 too."""
     key = _key(head_dim, dtype)
     shapes = _SINGLES[key] if singles else (*_CHUNKS[key], *_HOPPER_CHUNKS.get(key, ()))
     return max(shape.columns for shape in shapes)

@@ -32,6 +32,8 @@ class Device(Protocol):
     """One GPU. Used from one thread at a time."""
 
     torch_device: torch.device
+    capability: int
+    """Compute capability: 90 stands for 9.0."""
     kernels_name: str
     """Of the kernels compiled for it: replicas with the same name compute the same numbers."""
     total_bytes: int
@@ -127,7 +129,7 @@ class CudaDevice:
         self.name: str = found.name
         self.total_bytes: int = found.total_memory
         self.processors: int = found.multi_processor_count
-        self._capability = (found.major, found.minor)
+        self.capability = 10 * found.major + found.minor
         self.kernels_name = f"cuda-sm{found.major}{found.minor}"
         self.shared_memory_bytes: int = limits["max_shared_mem"]
         self._limits = limits
@@ -174,7 +176,7 @@ class CudaDevice:
         return hardware_of(
             self.name,
             memory_bytes=self.total_bytes,
-            capability=self._capability,
+            capability=divmod(self.capability, 10),
             multiprocessors=self.processors,
             clock_hz=1e3 * self._limits["sm_clock_rate"],
             memory_clock_hz=1e3 * self._limits["mem_clock_rate"],

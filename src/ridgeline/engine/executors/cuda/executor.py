@@ -45,6 +45,7 @@ from ridgeline.engine.executors.gpu_memory import (
 )
 from ridgeline.engine.executors.slots import Slots, checked
 from ridgeline.kernels.cuda.kernels import CudaAttention, CudaKernels, GpuLimits
+from ridgeline.kernels.cuda.launch import FLOAT8, FLOAT8_CAPABILITY
 from ridgeline.kernels.cuda.penalties import count_drawn, fill_counts
 from ridgeline.models.errors import ModelError
 from ridgeline.models.files import ModelFiles
@@ -52,6 +53,7 @@ from ridgeline.models.transformer import Transformer
 from ridgeline.models.weights import assemble
 
 DTYPES = ("bfloat16", "float16", "float32")
+KV_FLOAT8 = "float8"
 
 
 _live: "weakref.WeakSet[TorchCudaExecutor]" = weakref.WeakSet()
@@ -80,7 +82,8 @@ class TorchCudaExecutor:
 
     Args:
         files: the model.
-        dtype: of weights, KV cache and sums between layers: bfloat16 (`auto`), float16, float32.
+        dtype: of weights and sums between layers: bfloat16 (`auto`), float16, float32.
+        kv_dtype: of the KV cache: that of the weights (`auto`), or float8 where the GPU has it.
         kv_memory_bytes: size of the KV cache. None takes what weights and workspace leave.
         max_batch: most sequences in a step.
         max_batch_tokens: most tokens in a step.
@@ -90,7 +93,7 @@ class TorchCudaExecutor:
         device: instead of a GPU, for tests.
 
     Raises:
-        ModelError: for a dtype that GPUs are not used with, or too little memory.
+        ModelError: for a dtype that GPUs are not used with or this one has not, or too little memory.
     """
 
     depth = 1
@@ -100,6 +103,7 @@ class TorchCudaExecutor:
         files: ModelFiles,
         *,
         dtype: str,
+        kv_dtype: str = "auto",
         kv_memory_bytes: int | None,
         max_batch: int,
         max_batch_tokens: int,
@@ -110,11 +114,12 @@ class TorchCudaExecutor:
         self._device = device = device or CudaDevice(device_index)
         config = files.config
         self.dtype = resolve_dtype(dtype)
+        self.kv_dtype = resolve_kv_dtype(kv_dtype, self.dtype, device.capability)
         torch_dtype = getattr(torch, self.dtype)
         self.hardware = device.hardware()
         context = min(max_context_tokens or config.max_context, config.max_context)
         limits = StepLimits(max_batch, max_batch_tokens, context)
-        check_model_fits(files.name, config, torch_dtype, limits, self._gpu_memory())
+        check_model_fits(files.name, config, torch_dtype, limits, self._gpu_memory(), kv_dtype=self.kv_dtype)
         where = device.torch_device
         kernels = CudaKernels(
             where,
@@ -123,7 +128,9 @@ class TorchCudaExecutor:
             device.kernels_name,
         )
         weights = assemble(config, files.tensors(where), kernels, torch_dtype, where)
-        self.geometry = plan_gpu_geometry(config, torch_dtype, limits, self._gpu_memory(), kv_memory_bytes)
+        self.geometry = plan_gpu_geometry(
+            config, torch_dtype, limits, self._gpu_memory(), kv_memory_bytes, kv_dtype=self.kv_dtype
+        )
         model = Transformer(
             config,
             weights,
@@ -131,9 +138,11 @@ class TorchCudaExecutor:
             blocks=self.geometry.blocks,
             block_size_tokens=self.geometry.block_size_tokens,
             max_positions=self.geometry.max_context_tokens,
+            kv_dtype=FLOAT8 if self.kv_dtype == KV_FLOAT8 else torch_dtype,
         )
         self.kernels = kernels.name
-        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.kernels}"
+        stored = "" if self.kv_dtype == self.dtype else f"-kv-{self.kv_dtype}"
+        self.fingerprint = f"{files.fingerprint}-{self.dtype}-{self.kernels}{stored}"
         self._start(model, config.vocab)
         device.settle()
         self._max_batch_tokens = max_batch_tokens
@@ -370,3 +379,28 @@ def resolve_dtype(dtype: str) -> str:
             f"--dtype {dtype} is not supported on CUDA; choose auto or one of {', '.join(DTYPES)}."
         )
     return dtype
+
+
+def resolve_kv_dtype(kv_dtype: str, dtype: str, capability: int) -> str:
+    """What to store K and V in, for what was asked for, beside a dtype to compute in.
+
+    Args:
+        kv_dtype: what was asked for.
+        dtype: to compute in.
+        capability: of the GPU; see `Device.capability`.
+
+    Raises:
+        ModelError: for what the kernels do not read, or the GPU does not have.
+    """
+    if kv_dtype in ("auto", dtype):
+        return dtype
+    has_float8 = capability >= FLOAT8_CAPABILITY
+    if kv_dtype == KV_FLOAT8 and has_float8:
+        return kv_dtype
+    choices = ["auto", dtype, *([KV_FLOAT8] if has_float8 else [])]
+    reason = (
+        f"on a GPU of compute capability {capability / 10}, for float8 begins with {FLOAT8_CAPABILITY / 10}"
+        if kv_dtype == KV_FLOAT8
+        else f"on CUDA where it computes in {dtype}"
+    )
+    raise ModelError(f"--kv-dtype {kv_dtype} is not possible {reason}; choose {', '.join(choices)}.")
