@@ -107,7 +107,7 @@ def serve(
         str,
         option(
             "--kv-dtype",
-            "Of the KV cache: auto; half the memory: int8 on the CPU, beside --dtype int8; float8 on cuda.",
+            "Of the KV cache: auto; beside --dtype int8 that is int8, or float16; on cuda also float8.",
             metavar="DTYPE",
             callback=check_kv_dtype,
         ),
