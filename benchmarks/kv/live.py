@@ -146,7 +146,7 @@ def plan_of(options: argparse.Namespace, contender: Contender) -> Plan:
     )
     return Plan(
         url=contender.url,
-        model=contender.served_name,
+        model=None,  # the only one; llama.cpp calls it by its file
         source=Source(profile=profile, speed_up=options.speed_up, context_tokens=CONTEXT_TOKENS),
         load=Load(
             conversations=options.conversations,
