@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fleet_processes import front_door, write_fleet
 from server_process import RIDGELINE, Served, clean_environment
-
-from conftest import front_door, write_fleet
 
 MODELS = "models: [{name: m}]\n"
 
