@@ -102,6 +102,7 @@ def check_all(*options: str) -> list[dict[str, Any]]:
     assert {(row["variant"], row["capability"]) for row in result["rows"]} == {
         (variant.name, capability)
         for variant in resources.wanted_variants(everything="--all" in options, further=further)
+        if "--without" not in options or options[-1] not in variant.name
         for capability in (FURTHER_CAPABILITIES if further else CAPABILITIES)
         if capability in variant.capabilities
     }
@@ -121,7 +122,8 @@ def test_kernels_of_common_models_fit() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # five minutes of one core
 def test_kernels_of_all_models_fit() -> None:
-    check_all("--all")
+    """float16 takes what bfloat16 does, and is left out for the time that it takes."""
+    check_all("--all", "--without", "fp16")
 
 
 @pytest.mark.slow

@@ -311,10 +311,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="every model shape and dtype, for minutes")
     further = ", ".join(f"sm_{capability}" for capability in FURTHER_CAPABILITIES)
     parser.add_argument("--further", action="store_true", help=f"for {further} instead")
+    parser.add_argument("--without", metavar="DTYPE", help="leave out variants with it in their names")
     parser.add_argument("--json", action="store_true", help="rows and violations as JSON")
     options = parser.parse_args(arguments)
     capabilities = FURTHER_CAPABILITIES if options.further else CAPABILITIES
-    rows, violations = check(wanted_variants(everything=options.all, further=options.further), capabilities)
+    wanted = wanted_variants(everything=options.all, further=options.further)
+    if options.without:
+        wanted = (variant for variant in wanted if options.without not in variant.name)
+    rows, violations = check(wanted, capabilities)
     if options.json:
         result = {
             "triton": triton.__version__,
