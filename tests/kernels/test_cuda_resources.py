@@ -122,8 +122,8 @@ def test_kernels_of_common_models_fit() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # five minutes of one core
 def test_kernels_of_all_models_fit() -> None:
-    """float16 takes what bfloat16 does, and is left out for the time that it takes."""
-    check_all("--all", "--without", "fp16")
+    """In bfloat16, and what has no dtype: float16 takes what that does, and float32 is seldom served."""
+    check_all("--all", "--without", "fp")
 
 
 @pytest.mark.slow
