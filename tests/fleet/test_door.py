@@ -139,11 +139,9 @@ def test_stale_signals_make_choices_more_even_and_stop_nothing():
 def test_full_is_not_broken():
     door = door_with(replica("a"), replica("b"))
     first = send(door, "q").replica
-    for attempt in range(2, 4):
-        (again,) = door.refused_full("q", NOW)
-        door.check()
-        assert again.attempt == attempt and again.replica != first
-        break
+    (again,) = door.refused_full("q", NOW)
+    door.check()
+    assert again.attempt == 2 and again.replica != first
     assert door.replicas[first].breaker.faults == 0
     assert door.replicas[first].breaker.allows(NOW)
 
@@ -175,6 +173,26 @@ def test_a_fault_is_tried_elsewhere_and_a_replica_that_fails_is_left_alone():
     if "bad" in probes:
         end(door, f"p{probes['bad']}", now=now)
         assert door.replicas["bad"].breaker.pause_seconds == 0
+
+
+def test_however_often_all_are_full_nobody_is_told_that_they_failed():
+    door = door_with(replica("a", slots=1), replica("b", slots=1))
+    send(door, "q")
+    for _ in range(6):
+        decisions = door.refused_full("q", NOW)
+        door.check()
+        if not decisions:  # both said so: it waits until one tells otherwise
+            assert door.waiting == 1
+            decisions = door.told("a", Load(NOW, 0, 1), NOW)
+        assert isinstance(decisions[0], Send)
+
+
+def test_the_only_replica_is_tried_again_after_a_fault():
+    door = door_with(replica("a"))
+    send(door, "q")
+    (again,) = door.failed("q", NOW)
+    door.check()
+    assert (again.replica, again.attempt) == ("a", 2)
 
 
 def test_the_clients_own_leaving_is_no_fault():

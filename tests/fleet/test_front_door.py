@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +198,28 @@ def test_a_wrong_file_is_told_in_a_sentence(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert sentence in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_strangers_copy_is_not_cached_behind_a_front_door_either(
+    tmp_path: Path, replicas: Callable[..., list[Served]]
+) -> None:
+    (replica,) = replicas(1)
+    fleet = write_fleet(tmp_path / "fleet.yaml", {"us": [replica.url]})
+    keys = ("--api-key", "ann=anns-secret", "--api-key", "bob=bobs-secret")
+    with front_door(fleet, tmp_path / "door", *keys) as door:
+        cached = [asked_by(door, who, "All about rivers. " * 60) for who in ("ann", "ann", "bob", "bob")]
+        assert cached[0] == cached[2] == 0 and cached[1] == cached[3] > 900
+        status, body = door.post("/v1/chat/completions", {"model": "small", "messages": []})
+        assert status == 401, body
+
+
+def asked_by(door: Served, who: str, content: str) -> int:
+    """Cached tokens of a prompt that the owner of a key sends, to the class of the model."""
+    body = {"model": "small", "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {who}s-secret"}
+    request = urllib.request.Request(f"{door.url}/v1/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return int(json.load(response)["usage"]["prompt_tokens_details"]["cached_tokens"])
 
 
 def test_replicas_are_changed_by_who_knows_the_token(

@@ -6,14 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from attention_cases import INT8_BOUND, WIDE_BOUND, Case, check, computed
+from attention_cases import INT8_BOUND, Case, check, computed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.kernels.jit import attention
 from ridgeline.kernels.jit.attention_single import single_scratch_bytes
 from ridgeline.kernels.jit.kv_pool import FLOAT16, INT8, piece_bytes
-from ridgeline.kernels.jit.target import has_tiles
 
 
 def case_of(*arguments: object, **named: object) -> Case:
@@ -38,15 +37,6 @@ def test_single_tokens_keep_to_their_own_scratch(parts: int, monkeypatch: pytest
 @pytest.mark.parametrize("start", [0, 7, 90])
 def test_chunks_attend_to_what_is_before_them_and_to_themselves(tokens: int, start: int) -> None:
     check(case_of(9, 3, 64, [start + tokens, start + 2], [tokens, 2]), 0)
-
-
-@pytest.mark.skipif(not has_tiles(), reason="the processor has no tiles")
-@pytest.mark.parametrize("tokens", [2, 33, 100])
-@pytest.mark.parametrize("start", [0, 7, 90, 600])
-@pytest.mark.parametrize("window", [0, 40])
-def test_chunks_in_tiles(tokens: int, start: int, window: int) -> None:
-    case = case_of(9, 3, 64, [start + tokens, start + 2], [tokens, 2], window=window)
-    check(case, 0, bound=WIDE_BOUND, wide=True)
 
 
 @pytest.mark.parametrize("parts", [0, 1, 4])

@@ -36,6 +36,7 @@ def chat_request(body: ChatRequest, info: ModelInfo, tenant: str, name: str) -> 
         stopping=_stopping(body, info, _chat_limit(body)),
         priority=_priority(body),
         tenant=tenant,
+        cache_salt=body.cache_salt or "",
         continue_final_message=continues(body),
         received_seconds=time.monotonic(),
         name=name,
@@ -74,6 +75,7 @@ def completion_requests(body: CompletionRequest, info: ModelInfo, tenant: str, n
             echo=echo,
             priority=_priority(body),
             tenant=tenant,
+            cache_salt=body.cache_salt or "",
             received_seconds=received,
             name=name,
         )

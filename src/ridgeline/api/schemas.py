@@ -98,5 +98,6 @@ class Generation(Schema):
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     service_tier: Literal["auto", "default", "priority", "fast", "scale", "flex", "batch"] | None = None
     allow_smaller_model: bool | None = None

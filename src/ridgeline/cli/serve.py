@@ -257,6 +257,10 @@ def serve(
       ridgeline serve --device simulated:h100
     """
     _check_dtype(device, dtype)
+    if kv_disk_dir is not None and kv_disk is None:
+        raise typer.BadParameter(
+            "--kv-disk-dir says where, and --kv-disk how much: without it nothing is kept"
+        )
     from ridgeline.api.settings import ApiSettings
     from ridgeline.cli.server import Serving, run
     from ridgeline.engine.options import EngineOptions

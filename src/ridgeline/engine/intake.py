@@ -90,6 +90,7 @@ def sequences_of(served: ServedModel, request: Request, prompt: tuple[int, ...])
             min_tokens=request.stopping.min_tokens,
             priority=request.priority,
             tenant=request.tenant,
+            cache_salt=request.cache_salt,
         )
         for index in range(request.n)
     ]

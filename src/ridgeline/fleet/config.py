@@ -50,9 +50,6 @@ class Cluster(_Strict):
         engine: `ridgeline`, or what else speaks OpenAI's API.
         endpoints: addresses of replicas that are listed.
         slots: sequences that each takes at once; what it tells itself counts more.
-        hardware: as the cost model's catalogue calls it.
-        replicas: how many a cluster on Ray has.
-        ray: address of its Ray cluster.
         api_key_env: environment variable with the key for the endpoints.
     """
 
@@ -61,9 +58,6 @@ class Cluster(_Strict):
     engine: Literal["ridgeline", "vllm", "sglang", "tgi", "llama.cpp", "openai"] = "ridgeline"
     endpoints: tuple[str, ...] = ()
     slots: int = Field(16, ge=1, le=100_000)
-    hardware: str | None = None
-    replicas: int = Field(0, ge=0, le=10_000)
-    ray: str | None = None
     api_key_env: str | None = None
 
     @field_validator("endpoints")
@@ -87,7 +81,6 @@ class Link(_Strict):
 
     between: tuple[Name, Name]
     rtt_ms: float = Field(ge=0, le=10_000)
-    gbps: float | None = Field(None, gt=0)
 
 
 class Capacity(_Strict):
@@ -95,7 +88,6 @@ class Capacity(_Strict):
 
     max_wait_seconds: float = Field(20.0, gt=0, le=3600)
     max_waiting: int = Field(10_000, ge=0, le=1_000_000)
-    priorities: tuple[Literal["interactive", "batch"], ...] = ("interactive", "batch")
 
 
 class Fleet(_Strict):

@@ -171,6 +171,7 @@ class FrontDoor:
                 max_context_tokens=contexts.get(model.name, ASSUMED_CONTEXT),
                 vocab_size=UNKNOWN_VOCABULARY,
                 parameters=0,
+                aliases=(model.class_,) if model.class_ else (),
             )
             for model in self.fleet.models
         ]
@@ -183,7 +184,7 @@ class FrontDoor:
             models.append(
                 ModelStatus(
                     name=model.name,
-                    batch_size=sum(each.running(now) for each in replicas),
+                    batch_size=sum(each.running for each in replicas),
                     max_batch_size=sum(each.slots for each in replicas),
                     waiting=self.door.waiting,
                     max_waiting=self.fleet.capacity.max_waiting,
@@ -237,6 +238,10 @@ class FrontDoor:
             raise Refusal(
                 "shutting_down" if self._state == "draining" else "no_replica",
                 f"This front door is {self._state}.",
+            )
+        if request.sampling.logprobs is not None:
+            raise Refusal(
+                "invalid_request", "A front door does not pass log probabilities on.", param="logprobs"
             )
         text = _text(request)
         root = f"{request.model}/{request.tenant}"
@@ -379,10 +384,10 @@ class FrontDoor:
 
     def _failed(self, request: Request, decision: Send, fault: Fault, answers: dict[int, _Answer]) -> None:
         logger.warning("replica %s failed at %s: %s", decision.replica, request.id, fault)
-        if any(answer.text for answer in answers.values()) and not _can_go_on(request):
-            self.door.failed(request.id, time.monotonic())
-            raise Refusal("internal_error", "The replica failed in the middle of the answer.")
+        # Also where this one cannot go on: others may get the place that it had.
         self._act(self.door.failed(request.id, time.monotonic()))
+        if any(answer.text for answer in answers.values()) and not _can_go_on(request):
+            raise Refusal("internal_error", "The replica failed in the middle of the answer.")
 
 
 def _cancelled(request: Request, answers: dict[int, _Answer]) -> list[Delta]:
@@ -405,7 +410,7 @@ def _text(request: Request) -> bytes:
 
 def _can_go_on(request: Request) -> bool:
     """Whether another replica can be asked for the rest: of one answer, in text."""
-    return request.n == 1 and not request.echo and not request.sampling.logprobs
+    return request.n == 1 and not request.echo
 
 
 def _usage(answers: dict[int, _Answer]) -> Usage:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import aiohttp
@@ -64,7 +65,7 @@ class Upstream:
                 f"{self.url}{path}", data=orjson.dumps(body), headers=self.headers | _JSON
             ) as response:
                 if response.status != 200:
-                    raise _refused(response.status, await response.read(), response.headers)
+                    raise _refused(response.status, await response.read())
                 async for line in response.content:
                     if not line.startswith(b"data:"):
                         continue
@@ -87,7 +88,7 @@ class Upstream:
             ) as response:
                 content = await response.read()
                 if response.status != 200:
-                    raise _refused(response.status, content, response.headers)
+                    raise _refused(response.status, content)
                 return orjson.loads(content)
         except TimeoutError as error:
             raise Fault("no answer in time") from error
@@ -150,7 +151,10 @@ def body_of(request: Request, upstream: Upstream) -> tuple[str, dict[str, Any]]:
         "min_tokens": stopping.min_tokens or None,
         "stop_token_ids": list(stopping.stop_token_ids) or None,
         "ignore_eos": stopping.ignore_eos or None,
+        # Who asked is known here alone: replicas share nothing between two salts.
+        "cache_salt": blake2b(request.tenant.encode(), digest_size=16).hexdigest(),
         "return_token_ids": upstream.speaks_ridgeline or None,
+        "service_tier": "flex" if upstream.speaks_ridgeline and request.priority else None,
     }
     body |= {name: value for name, value in optional.items() if value is not None}
     if request.messages is None:
@@ -187,7 +191,7 @@ def _deltas(event: Mapping[str, Any]) -> list[Delta]:
     return deltas
 
 
-def _refused(status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
+def _refused(status: int, content: bytes) -> Exception:
     """What an answer other than 200 means."""
     try:
         error = orjson.loads(content)
@@ -205,7 +209,6 @@ def _refused(status: int, content: bytes, headers: Mapping[str, str]) -> Excepti
         known: Code = "context_length_exceeded" if too_long else "invalid_request"
         param = error.get("param")
         return Refusal(known, message, param=param if isinstance(param, str) else None)
-    del headers
     return Fault(f"HTTP {status}: {message}")
 
 

@@ -80,6 +80,7 @@ class Request:
         echo: the answer starts with the prompt (completions only).
         priority: smaller is served first.
         tenant: the owner whose requests may share cached KV with this one.
+        cache_salt: of the tenant's requests only those with the same one share cached KV.
         continue_final_message: the last message is an unfinished answer to be gone on with.
         received_seconds: `time.monotonic()` when the server got the request.
     """
@@ -94,6 +95,7 @@ class Request:
     echo: bool = False
     priority: int = PRIORITY_INTERACTIVE
     tenant: str = ""
+    cache_salt: str = ""
     continue_final_message: bool = False
     received_seconds: float = 0.0
     name: str = ""

@@ -80,7 +80,7 @@ def described(front_door: FrontDoor) -> dict[str, object]:
                 "cluster": replica.cluster,
                 "models": sorted(replica.models),
                 "state": replica.state,
-                "running": replica.running(now),
+                "running": replica.running,
                 "slots": replica.slots,
                 "sent": len(replica.sent),
                 "kv_held": None if load is None else load.kv_held,

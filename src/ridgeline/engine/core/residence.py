@@ -106,7 +106,9 @@ class Residence:
         sequence.published = sequence.told_blocks = 0
 
     def _extend_keys(self, sequence: Sequence) -> None:
-        root = root_key(sequence.spec.tenant)
+        spec = sequence.spec
+        # No name of a tenant has this sign, so no two pairs make the same root.
+        root = root_key(f"{spec.tenant}\0{spec.cache_salt}" if spec.cache_salt else spec.tenant)
         extend_keys(sequence.keys, root, sequence.tokens, self._cache.block_size, self._shared)
 
     def _final_blocks(self, sequence: Sequence) -> int:

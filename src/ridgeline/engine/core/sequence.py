@@ -21,6 +21,7 @@ class SequenceSpec:
         min_tokens: none of `stop_token_ids` is drawn before this many.
         priority: smaller is served first.
         tenant: salt of the KV cache and unit of fairness.
+        cache_salt: a further salt within the tenant.
     """
 
     id: str
@@ -31,6 +32,7 @@ class SequenceSpec:
     min_tokens: int = 0
     priority: int = 0
     tenant: str = ""
+    cache_salt: str = ""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ refusal says that the ledger was wrong, and costs the replica nothing.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 
 from ridgeline.admission import DrainRate, WaitingQueue
@@ -336,10 +336,12 @@ class Door:
     def _again(self, request: _Request, now: float, *, spend: bool) -> list[Decision]:
         arrival = request.arrival
         decisions = self._dispatch(now)
-        if request.attempts >= MOST_ATTEMPTS or (spend and not self._retries.spend()):
+        if spend and (request.attempts >= MOST_ATTEMPTS or not self._retries.spend()):
             del self._requests[arrival.id]
             reason = Refusal("no_replica", "The replicas that were tried failed; try again.")
             return [*decisions, Refuse(arrival.id, reason)]
+        if not self._serving(arrival.model, request.excluded):
+            request.excluded.clear()  # nobody else is there: better the same one again than nobody ever
         sent = self._place(request, now)
         if sent is not None:
             return [*decisions, sent]
@@ -370,8 +372,11 @@ class Door:
             param="model",
         )
 
-    def _serving(self, model: str) -> bool:
-        return any(r.state == "up" and model in r.models for r in self.replicas.values())
+    def _serving(self, model: str, excluded: Container[str] = ()) -> bool:
+        return any(
+            replica.state == "up" and model in replica.models and replica.id not in excluded
+            for replica in self.replicas.values()
+        )
 
     def _tokens(self, arrival: Arrival) -> int:
         return max(1, int(arrival.text_bytes / self._bytes_per_token))

@@ -72,14 +72,14 @@ class Replica:
     sent: dict[str, Sent] = field(default_factory=dict)
     breaker: Breaker = field(default_factory=Breaker)
 
-    def running(self, now: float) -> int:
+    @property
+    def running(self) -> int:
         """Sequences believed to be there: those it told of, and those sent there since."""
         load = self.load
         if load is None:
             return len(self.sent)
         since = sum(1 for sent in self.sent.values() if sent.seconds > load.seconds)
         # Others may have sent some: what it told is more than what we know of. It never is less than ours.
-        del now
         return max(load.running + load.waiting + since, len(self.sent))
 
     def places(self, now: float) -> int:

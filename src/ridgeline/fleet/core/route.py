@@ -53,7 +53,7 @@ def option(
     replica: Replica, prompt_tokens: int, cached_tokens: int, round_trip_seconds: float, now: float
 ) -> Option:
     """What is expected of one replica."""
-    running, places = replica.running(now), replica.places(now)
+    running, places = replica.running, replica.places(now)
     over = running - places + 1
     # The p-th in line begins when the p-th of those there ends: places free up one service time apart.
     queue = max(0.0, over) * replica.service_seconds / max(1, places)
