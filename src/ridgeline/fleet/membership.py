@@ -126,7 +126,13 @@ class Membership:
     def _add(self, member: Member) -> None:
         cluster = member.cluster
         key = os.environ.get(cluster.api_key_env) if cluster.api_key_env else None
-        self.upstreams[member.id] = Upstream(member.url, cluster.model, key, cluster.engine == "ridgeline")
+        self.upstreams[member.id] = Upstream(
+            member.url,
+            cluster.model,
+            key,
+            speaks_ridgeline=cluster.engine == "ridgeline",
+            takes_salt=cluster.engine in ("ridgeline", "vllm"),
+        )
         self._looking[member.id] = (member, asyncio.create_task(self._keep_looking(member)))
 
     async def _keep_looking(self, member: Member) -> None:

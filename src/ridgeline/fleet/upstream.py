@@ -38,12 +38,14 @@ class Upstream:
         model: as it is called there.
         key: to show; None for none.
         speaks_ridgeline: it is one of ours.
+        takes_salt: it knows `cache_salt`, as ours and vLLM do.
     """
 
     url: str
     model: str
     key: str | None = None
     speaks_ridgeline: bool = True
+    takes_salt: bool = True
 
     @property
     def headers(self) -> dict[str, str]:
@@ -152,7 +154,7 @@ def body_of(request: Request, upstream: Upstream) -> tuple[str, dict[str, Any]]:
         "stop_token_ids": list(stopping.stop_token_ids) or None,
         "ignore_eos": stopping.ignore_eos or None,
         # Who asked is known here alone: replicas share nothing between two salts.
-        "cache_salt": blake2b(request.tenant.encode(), digest_size=16).hexdigest(),
+        "cache_salt": _salt(request.tenant) if upstream.takes_salt else None,
         "return_token_ids": upstream.speaks_ridgeline or None,
         "service_tier": "flex" if upstream.speaks_ridgeline and request.priority else None,
     }
@@ -165,6 +167,10 @@ def body_of(request: Request, upstream: Upstream) -> tuple[str, dict[str, Any]]:
     if request.continue_final_message:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return "/v1/chat/completions", body
+
+
+def _salt(tenant: str) -> str:
+    return blake2b(tenant.encode(), digest_size=16).hexdigest()
 
 
 def _deltas(event: Mapping[str, Any]) -> list[Delta]:
