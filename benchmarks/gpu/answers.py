@@ -16,7 +16,7 @@ from ridgeline.engine.core.sequence import SequenceSpec
 from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
 from ridgeline.models.files import ModelFiles
 
-_SEQUENCES, _ANSWER_TOKENS, _TOP = 5, 12, 8
+_TOP = 8
 
 _NEAR_TIE = 1e-3
 """Log probabilities this close in float32 may change places with the order of a sum."""
@@ -46,14 +46,14 @@ def _check_batched(
     bench: Bench, name: str, files: ModelFiles, executor: TorchCudaExecutor, generator: np.random.Generator
 ) -> None:
     """The error is the share of answers that differ where no near-tie explains it."""
-    most = bench.scale.prompt_tokens[0]
+    most, (sequences, tokens) = bench.scale.prompt_tokens[0], bench.scale.answers
     prompts = [
-        token_ids(generator, int(generator.integers(1, most)), files.config.vocab) for _ in range(_SEQUENCES)
+        token_ids(generator, int(generator.integers(1, most)), files.config.vocab) for _ in range(sequences)
     ]
-    together = _answers(executor, prompts)
-    alone = [_answers(executor, [prompt])[0] for prompt in prompts]
+    together = _answers(executor, prompts, tokens)
+    alone = [_answers(executor, [prompt], tokens)[0] for prompt in prompts]
     differ = sum(not _same(a, b) for a, b in zip(together, alone, strict=True))
-    put_check(bench, name, "float32", "batched", differ / _SEQUENCES, 0.0)
+    put_check(bench, name, "float32", "batched", differ / sequences, 0.0)
 
 
 Answer = list[tuple[int, float]]
@@ -67,13 +67,13 @@ def _same(a: Answer, b: Answer) -> bool:
     return True
 
 
-def _answers(executor: TorchCudaExecutor, prompts: list[tuple[int, ...]]) -> list[Answer]:
+def _answers(executor: TorchCudaExecutor, prompts: list[tuple[int, ...]], tokens: int) -> list[Answer]:
     """Through scheduler and engine; a cache of its own, so that no prefix is found."""
     engine, _ = engine_of(executor, Limits(max_batch_tokens=64, max_waiting=len(prompts)))
     sampling = replace(GREEDY, logprobs=2)
     answers: list[Answer] = [[] for _ in prompts]
     for index, prompt in enumerate(prompts):
-        engine.scheduler.submit(SequenceSpec(str(index), prompt, sampling, _ANSWER_TOKENS), clock())
+        engine.scheduler.submit(SequenceSpec(str(index), prompt, sampling, tokens), clock())
     while engine.has_work:
         for output in engine.step(clock):
             if output.refusal is not None:

@@ -36,6 +36,7 @@ class Scale:
     Attributes:
         compared: small models by name, for correctness.
         prompt_tokens: lengths of the prompts they are compared with.
+        answers: how many are drawn together and alone, and the tokens of each.
         heads: query heads, KV heads and head_dim of the attention compared alone.
         long_contexts: positions its single tokens attend to.
         long_chunk: start and tokens of its chunk.
@@ -61,6 +62,7 @@ class Scale:
 
     compared: dict[str, Config]
     prompt_tokens: tuple[int, int, int]
+    answers: tuple[int, int]
     heads: tuple[int, int, int]
     long_contexts: tuple[int, ...]
     long_chunk: tuple[int, int]
@@ -87,6 +89,7 @@ class Scale:
 FULL = Scale(
     compared=COMPARED,
     prompt_tokens=(211, 95, 16),
+    answers=(5, 12),
     heads=(8, 2, 128),
     long_contexts=(16_384, 9_001, 513, 1),
     long_chunk=(2_039, 150),
@@ -113,6 +116,7 @@ FULL = Scale(
 SMOKE = Scale(
     compared={name: tiny(config) | {"sliding_window": 9} for name, config in COMPARED.items()},
     prompt_tokens=(23, 5, 2),
+    answers=(3, 4),
     heads=(6, 2, 16),
     long_contexts=(130, 33, 1),
     long_chunk=(20, 7),

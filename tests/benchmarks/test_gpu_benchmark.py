@@ -108,7 +108,9 @@ def test_all_of_it_runs_with_what_a_plain_image_has(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_kernels_are_found_right_in_processes_of_their_own() -> None:
-    result = result_of(run_script("--smoke", "kernels", "--unhurried", "--only", "correctness"))
+    result = result_of(
+        run_script("--smoke", "kernels", "--unhurried", "--only", "correctness", "--seed", "3")
+    )
     assert result["faults"] == []
     rows = result["tables"]["correctness"]
     assert {row["model"] for row in rows} == {*FULL.compared, "kernels"}

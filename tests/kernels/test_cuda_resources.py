@@ -127,9 +127,9 @@ def test_kernels_of_all_models_fit() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # two minutes of one core
+@pytest.mark.timeout(900)  # a minute of one core
 def test_kernels_fit_other_generations_of_gpus() -> None:
-    rows = check_all("--further")
+    rows = check_all("--further", "--without", "fp")
     assert {row["capability"] for row in rows} == set(FURTHER_CAPABILITIES)
     # What has the least shared memory gets shapes of its own.
     assert {row["capability"] for row in rows if "x128 tile=16x64x3" in row["variant"]} == {86, 89, 120}
