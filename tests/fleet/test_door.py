@@ -94,20 +94,15 @@ def test_another_tenants_copy_is_a_cold_request():
 def test_sticky_until_waiting_costs_more_than_computing_elsewhere():
     door = door_with(replica("home", slots=2), replica("other", slots=2))
     text = long_text("rivers", 40_000)  # a second of computing
-    door.replicas["other"].state = "cordoned"
+    door.set_state(["other"], "cordoned", NOW)
     send(door, "q0", text)
     door.set_state(["other"], "up", NOW)
     end(door, "q0", text)
     door.replicas["home"].service_seconds = 0.2
-    send(door, "f0")
-    send(door, "f1")
-    filled = {name: len(door.replicas[name].sent) for name in ("home", "other")}
-    for i in range(2 - filled["home"]):  # its places are taken, but for a moment only
-        door.replicas["home"].sent[f"extra{i}"] = door.replicas["home"].sent.get("f0") or next(
-            iter(door.replicas["other"].sent.values())
-        )
+    door.told("home", Load(NOW, 2, 2), NOW)  # its places are taken, but for a moment only
     assert door.arrive(arrival("q1", text), NOW) == [], "it waits for its own replica"
     door.replicas["home"].service_seconds = 30.0
+    door.changed("home")
     (sent,) = door.tick(NOW)
     assert sent.replica == "other"
 
@@ -212,6 +207,7 @@ def test_retries_are_a_share_of_all_requests():
         while decisions and isinstance(decisions[0], Send):
             for each in door.replicas.values():
                 each.breaker.succeeded()  # so that only the budget holds them back
+                door.changed(each.id)
             retried += decisions[0].attempt > 1
             decisions = door.failed(f"q{i}", NOW)
         door.check()
@@ -286,3 +282,101 @@ def test_keys_of_a_next_turn_begin_with_those_of_this_one():
     more = prefix_keys("m/tenant", canonical([*turn, Message("user", "c" * 600)]))
     assert len(keys) == 3 and more[:3] == keys and len(more) > 3
     assert prefix_keys("m/other", canonical(turn))[0] != keys[0]
+
+
+def test_kv_memory_is_a_place_too():
+    door = door_with(replica("full"), replica("roomy"))
+    for name, held in (("full", 0.9), ("roomy", 0.1)):
+        door.told(name, Load(NOW, 1, 4, kv_held=held, kv_tokens=10_000), NOW)
+    text = long_text("rivers", 8_000)  # 2,000 tokens
+    assert [send(door, f"q{i}", f"{i}{text}").replica for i in range(3)] == ["roomy"] * 3
+    door.told("roomy", Load(NOW, 3, 4, kv_held=0.95, kv_tokens=10_000), NOW)
+    assert door.arrive(arrival("q4", text), NOW) == [], "a place in the batch without memory is none"
+    (sent,) = door.told("full", Load(NOW, 1, 4, kv_held=0.2, kv_tokens=10_000), NOW)
+    assert sent.replica == "full"
+
+
+def test_what_is_larger_than_any_memory_goes_where_nothing_runs():
+    door = door_with(replica("a"))
+    door.told("a", Load(NOW, 0, 4, kv_tokens=100), NOW)
+    assert send(door, "q", long_text("rivers")).replica == "a"
+
+
+def test_a_thousand_replicas_that_come_and_go():
+    door = door_with(*(replica(f"r{i}", slots=1) for i in range(1000)))
+    for i in range(0, 1000, 2):
+        door.left(f"r{i}", NOW)
+    door.check()
+    assert {send(door, f"q{i}").replica for i in range(20)} <= {f"r{i}" for i in range(1, 1000, 2)}
+    for i in range(0, 1000, 2):
+        door.joined(replica(f"r{i}", slots=1), NOW)
+    door.check()
+    sent = [door.arrive(arrival(f"p{i}"), NOW) for i in range(981)]
+    assert len({each[0].replica for each in sent if each}) == 980
+
+
+def test_the_reason_names_the_next_best():
+    door = door_with(replica("near"), replica("far", region="eu"), replica("slow", rate=100.0))
+    sent = send(door, "q", long_text("rivers", 4_000))
+    assert sent.replica == "near" and [each.replica for each in sent.others] == ["far", "slow"]
+    assert sent.chosen.seconds < sent.others[0].seconds < sent.others[1].seconds
+
+
+def models_door(large_slots=1):
+    door = Door("us", FAR, rng=random.Random(7))
+    for name, model, slots in (("l", "large", large_slots), ("s", "small", 4)):
+        door.joined(Replica(name, "us", "us-a", frozenset({model}), slots, 1e4, 0.0), NOW)
+        door.told(name, Load(NOW, 0, slots), NOW)
+    return door
+
+
+def ask(door, name, *smaller):
+    return door.arrive(Arrival(name, "large", (), 400, smaller=smaller), NOW)
+
+
+def test_a_full_model_hands_over_with_consent_only():
+    door = models_door()
+    assert ask(door, "q0", "small")[0].model == "large"
+    assert ask(door, "q1") == [] and door.waiting == 1
+    (sent,) = ask(door, "q2", "small")
+    assert (sent.model, sent.replica) == ("small", "s")
+    door.check()
+
+
+def test_an_answer_that_has_begun_is_gone_on_with_by_the_same_model():
+    door = models_door()
+    ask(door, "q0", "small")
+    door.began("q0", NOW)
+    (again,) = door.failed("q0", NOW)
+    assert (again.model, again.replica) == ("large", "l"), "there is no other of this model"
+    door.check()
+
+
+def test_who_consents_is_served_where_the_large_model_is_gone():
+    door = models_door()
+    door.set_state(["l"], "cordoned", NOW)
+    assert isinstance(ask(door, "q0")[0], Refuse)
+    assert ask(door, "q1", "small")[0].model == "small"
+
+
+def test_a_door_that_has_just_been_opened_waits_for_replicas_to_join():
+    door = Door("us", FAR, rng=random.Random(7), patient_until=NOW + 10, max_wait_seconds=5)
+    assert door.arrive(arrival("q0"), NOW) == [] and door.arrive(arrival("q1"), NOW + 8) == []
+    assert door.tick(NOW + 9) == []
+    (refused,) = door.tick(NOW + 12)
+    assert (refused.request, refused.refusal.code) == ("q0", "no_replica")
+    assert isinstance(door.arrive(arrival("q2"), NOW + 12)[0], Refuse)
+    (sent,) = door.joined(replica("a"), NOW + 12.5)
+    assert sent.request == "q1"
+    door.check()
+
+
+def test_who_waits_while_all_replicas_go_is_told_in_the_end():
+    door = door_with(replica("a", slots=1), max_wait_seconds=5)
+    send(door, "q0")
+    assert door.arrive(arrival("q1"), NOW) == []
+    door.left("a", NOW + 1)
+    assert door.tick(NOW + 4) == []
+    (refused,) = door.tick(NOW + 6)
+    assert (refused.request, refused.refusal.code) == ("q1", "no_replica")
+    door.check()

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from ridgeline.api.schemas import BATCH_TIERS, Generation
 from ridgeline.api.streaming import Chunks, EventStream, Gone, run, while_connected
 from ridgeline.protocol import Backend, Delta, FinishReason, Refusal, Request, TokenLogprob, Usage
+from ridgeline.protocol.request import SERVED_MODEL
 
 LEAST_LOGPROB = -9999.0
 """What OpenAI writes for a token that cannot be drawn; JSON has no minus infinity."""
@@ -62,6 +63,7 @@ class Envelope:
     created: int
     fingerprint: str | None
     service_tier: str | None
+    told: Mapping[str, str]
 
     def wrap(self, kind: str, choices: Sequence[Mapping[str, object]]) -> dict[str, object]:
         """An object of OpenAI's around choices."""
@@ -69,7 +71,7 @@ class Envelope:
             "id": self.id,
             "object": kind,
             "created": self.created,
-            "model": self.model,
+            "model": self.told.get(SERVED_MODEL, self.model),
             "choices": choices,
             "system_fingerprint": self.fingerprint,
         }
@@ -83,7 +85,8 @@ def envelope(backend: Backend, body: Generation, requests: Sequence[Request]) ->
     model = requests[0].model
     prints = [status.fingerprint for status in backend.status().models if status.name == model]
     tier = None if body.service_tier is None else "flex" if body.service_tier in BATCH_TIERS else "default"
-    return Envelope(requests[0].id, model, int(time.time()), prints[0] if prints else None, tier)
+    fingerprint = prints[0] if prints else None
+    return Envelope(requests[0].id, model, int(time.time()), fingerprint, tier, requests[0].told)
 
 
 async def collect(
@@ -137,7 +140,7 @@ def nobody() -> Response:
 
 def served_headers(model: str) -> dict[str, str]:
     """`x-served-model`; header values are Latin-1, names of models need not be."""
-    return {"x-served-model": model.encode("ascii", "backslashreplace").decode("ascii")}
+    return {SERVED_MODEL: model.encode("ascii", "backslashreplace").decode("ascii")}
 
 
 def finite(logprob: float | None) -> float | None:

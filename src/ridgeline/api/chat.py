@@ -7,7 +7,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from ridgeline.api.answers import Envelope, UsageSum, collect, complete, envelope, finite, nobody, stream
-from ridgeline.api.convert import chat_request, check_stream_options
+from ridgeline.api.convert import chat_request, check_stream_options, of_caller
 from ridgeline.api.models import find_model
 from ridgeline.api.schemas_chat import ChatRequest
 from ridgeline.api.streaming import Gone
@@ -27,7 +27,8 @@ async def create(http: HttpRequest) -> Response:
         return nobody()
     check_stream_options(body)
     backend: Backend = http.app.state.backend
-    request = chat_request(body, find_model(backend, body.model), http.state.tenant, http.state.request_id)
+    info = find_model(backend, body.model)
+    (request,) = of_caller(http, [chat_request(body, info, http.state.tenant, http.state.request_id)])
     around = envelope(backend, body, [request])
     if body.stream:
         options = body.stream_options

@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from ridgeline.api.answers import Envelope, UsageSum, collect, complete, envelope, finite, nobody, stream
-from ridgeline.api.convert import check_stream_options, completion_requests
+from ridgeline.api.convert import check_stream_options, completion_requests, of_caller
 from ridgeline.api.models import find_model
 from ridgeline.api.schemas_completions import CompletionRequest
 from ridgeline.api.streaming import Gone
@@ -28,9 +28,8 @@ async def create(http: HttpRequest) -> Response:
         return nobody()
     check_stream_options(body)
     backend: Backend = http.app.state.backend
-    requests = completion_requests(
-        body, find_model(backend, body.model), http.state.tenant, http.state.request_id
-    )
+    info = find_model(backend, body.model)
+    requests = of_caller(http, completion_requests(body, info, http.state.tenant, http.state.request_id))
     around = envelope(backend, body, requests)
     if body.stream:
         options = body.stream_options

@@ -3,13 +3,16 @@
 import time
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeVar
+
+from starlette.requests import Request as HttpRequest
 
 from ridgeline.api.schemas import BATCH_TIERS, Generation
 from ridgeline.api.schemas_chat import ChatMessage, ChatRequest
 from ridgeline.api.schemas_completions import CompletionRequest
 from ridgeline.protocol import Message, ModelInfo, Refusal, Request, Sampling, Stopping
-from ridgeline.protocol.request import PRIORITY_BATCH, PRIORITY_INTERACTIVE
+from ridgeline.protocol.request import BEGIN_AT_ONCE, PRIORITY_BATCH, PRIORITY_INTERACTIVE
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ def chat_request(body: ChatRequest, info: ModelInfo, tenant: str, name: str) -> 
         priority=_priority(body),
         tenant=tenant,
         cache_salt=body.cache_salt or "",
+        allow_smaller_model=bool(body.allow_smaller_model),
         continue_final_message=continues(body),
         received_seconds=time.monotonic(),
         name=name,
@@ -76,11 +80,20 @@ def completion_requests(body: CompletionRequest, info: ModelInfo, tenant: str, n
             priority=_priority(body),
             tenant=tenant,
             cache_salt=body.cache_salt or "",
+            allow_smaller_model=bool(body.allow_smaller_model),
             received_seconds=received,
             name=name,
         )
         for index, prompt in enumerate(body.prompt)
     ]
+
+
+def of_caller(http: HttpRequest, requests: list[Request]) -> list[Request]:
+    """Requests with what their HTTP request says of them; what the backend tells becomes its headers."""
+    http.state.told = requests[0].told
+    if BEGIN_AT_ONCE not in http.headers:
+        return requests
+    return [replace(request, begin_at_once=True) for request in requests]
 
 
 def to_messages(messages: list[ChatMessage]) -> tuple[Message, ...]:

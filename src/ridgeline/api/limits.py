@@ -34,7 +34,10 @@ class RequestIds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                for name, value in scope["state"].get("told", {}).items():
+                    headers[name] = value
             await send(message)
 
         await self.app(scope, receive, send_with_id)

@@ -2,25 +2,30 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ridgeline.cli.config import Config
 from ridgeline.cli.errors import CommandFailed
+from ridgeline.cli.joining import FleetToken
 from ridgeline.cli.logs import Level
-from ridgeline.cli.params import DEFAULT_URL, Json, Url, client_headers, no_server, option, server_url
+from ridgeline.cli.params import (
+    DEFAULT_URL,
+    Json,
+    Url,
+    client_headers,
+    no_server,
+    option,
+    parse_bytes,
+    server_url,
+)
 from ridgeline.cli.serve import read_api_keys
 
-if TYPE_CHECKING:
-    pass
+RECORD_BYTES = 64 << 20
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Serve many replicas behind one address.")
 
-Token = Annotated[
-    str | None,
-    option("--fleet-token", "The front door's, where it asks for keys.", metavar="TOKEN", show_default=False),
-]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="fleet.yaml: models, regions, clusters, links.")]
 
 
@@ -51,15 +56,7 @@ def serve(
         list[str] | None,
         option("--api-key", "Key, or NAME=KEY; may be repeated.", metavar="KEY", show_default=False),
     ] = None,
-    fleet_token: Annotated[
-        str | None,
-        option(
-            "--fleet-token",
-            "Shown by who may see and change replicas; nobody may where there are keys but no token.",
-            metavar="TOKEN",
-            show_default=False,
-        ),
-    ] = None,
+    fleet_token: FleetToken = None,
     data_dir: Annotated[
         Path | None,
         option(
@@ -69,13 +66,31 @@ def serve(
             show_default="the user's data folder",
         ),
     ] = None,
+    record: Annotated[
+        Path | None,
+        option(
+            "--record",
+            "Record all decisions in FILE.0 and FILE.1, for ridgeline rewind.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    record_size: Annotated[
+        int | None,
+        option(
+            "--record-size", "Of both together.", metavar="SIZE", parser=parse_bytes, show_default="64MiB"
+        ),
+    ] = None,
     drain_seconds: Annotated[
         float, option("--drain-seconds", "Time for running answers when stopping.", metavar="SECONDS", min=0)
     ] = 30.0,
     log_level: Level = "info",
     config: Config = None,
 ) -> None:
-    """Answer for all replicas that the file lists: the API at /v1, a chat page at /.
+    """Answer for all replicas that the file lists or that register: the API at /v1, a chat page at /.
+
+    Whoever shows --fleet-token may register, see and change replicas; where there are keys but no token,
+    nobody may.
 
     \b
     Examples:
@@ -89,11 +104,25 @@ def serve(
         api = ApiSettings(host=host, api_keys=read_api_keys(api_key or []))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    run(FleetServing(file, port, region, api, fleet_token, data_dir, drain_seconds, log_level))
+    run(
+        FleetServing(
+            file,
+            port,
+            region,
+            api,
+            fleet_token,
+            data_dir,
+            None if record is None else (record, record_size or RECORD_BYTES),
+            drain_seconds,
+            log_level,
+        )
+    )
 
 
 @app.command("status")
-def status(url: Url = DEFAULT_URL, token: Token = None, config: Config = None, as_json: Json = False) -> None:
+def status(
+    url: Url = DEFAULT_URL, token: FleetToken = None, config: Config = None, as_json: Json = False
+) -> None:
     """Show the replicas of a running front door.
 
     \b
@@ -141,7 +170,7 @@ Replicas = Annotated[
 def drain(
     replicas: Replicas,
     url: Url = DEFAULT_URL,
-    token: Token = None,
+    token: FleetToken = None,
     wait: Annotated[
         float, option("--wait", "Wait so long for answers to end.", metavar="SECONDS", min=0)
     ] = 60,
@@ -167,7 +196,9 @@ def drain(
 
 
 @app.command("cordon")
-def cordon(replicas: Replicas, url: Url = DEFAULT_URL, token: Token = None, config: Config = None) -> None:
+def cordon(
+    replicas: Replicas, url: Url = DEFAULT_URL, token: FleetToken = None, config: Config = None
+) -> None:
     """Send nothing new to replicas.
 
     \b
@@ -178,7 +209,9 @@ def cordon(replicas: Replicas, url: Url = DEFAULT_URL, token: Token = None, conf
 
 
 @app.command("uncordon")
-def uncordon(replicas: Replicas, url: Url = DEFAULT_URL, token: Token = None, config: Config = None) -> None:
+def uncordon(
+    replicas: Replicas, url: Url = DEFAULT_URL, token: FleetToken = None, config: Config = None
+) -> None:
     """Let replicas have requests again.
 
     \b

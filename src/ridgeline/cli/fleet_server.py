@@ -17,6 +17,7 @@ from ridgeline.cli.listen import address_of, bind, listen_failure
 from ridgeline.cli.logs import set_up_logging
 from ridgeline.fleet.config import FleetError, load_fleet
 from ridgeline.fleet.front_door import FrontDoor
+from ridgeline.fleet.ring import record
 from ridgeline.protocol import Refusal
 from ridgeline.store.errors import StoreError
 
@@ -36,6 +37,7 @@ class FleetServing:
     api: ApiSettings
     fleet_token: str | None
     data_dir: Path | None
+    record: tuple[Path, int] | None
     drain_seconds: float
     log_level: str
 
@@ -44,11 +46,16 @@ def run(serving: FleetServing) -> None:
     """Serve until a signal ends it. Raises `CommandFailed`."""
     set_up_logging(serving.log_level)
     try:
-        front_door = FrontDoor(load_fleet(serving.file), serving.region, serving.file)
+        front_door = FrontDoor(load_fleet(serving.file), serving.region, serving.file, serving.fleet_token)
     except FleetError as error:
         raise CommandFailed(str(error)) from error
     except Refusal as refusal:
         raise CommandFailed(f"--region: {refusal.message}") from refusal
+    if serving.record is not None:
+        try:
+            record(front_door.door, *serving.record)
+        except OSError as error:
+            raise CommandFailed(f"--record: cannot write {serving.record[0]}: {error.strerror}") from error
     listener = bind(serving.api.host, serving.port)
     data_dir = claim(serving.data_dir)
     import uvloop
@@ -118,7 +125,9 @@ async def _app(serving: FleetServing, front_door: FrontDoor, data_dir: Path) -> 
 
     database = data_dir / DATABASE
     await prepare(database)
-    app = create_app(front_door, serving.api, Metrics())
+    metrics = Metrics()
+    metrics.also(front_door.metrics.registry)
+    app = create_app(front_door, serving.api, metrics)
     app.include_router(fleet_router(front_door, _token(serving)))
     mount(app, backend=front_door, store=Store(database), settings=WebSettings())
     return app

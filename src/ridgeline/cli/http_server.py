@@ -100,6 +100,7 @@ class DrainingServer(uvicorn.Server):
         before: awaited before connections are taken.
         ready: called once they are.
         say: tells the person at the terminal.
+        leave: awaited before draining, so that others send nothing new here.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class DrainingServer(uvicorn.Server):
         before: Callable[[], Awaitable[None]],
         ready: Callable[[], None],
         say: Callable[[str], None],
+        leave: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -134,6 +136,7 @@ class DrainingServer(uvicorn.Server):
         self._before = before
         self._ready = ready
         self._say = say
+        self._leave = leave
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -173,6 +176,8 @@ class DrainingServer(uvicorn.Server):
                 " Ctrl-C again ends at once."
             )
         try:
+            if self._leave is not None:
+                await self._leave()
             await self._backend.drain(self._drain_seconds)
         finally:
             self.should_exit = True

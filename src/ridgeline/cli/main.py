@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import ridgeline
-from ridgeline.cli import bench, chat, demo, explain, fleet, models, pull, replay, serve, top
+from ridgeline.cli import bench, chat, demo, explain, fleet, models, pull, replay, rewind, serve, top
 from ridgeline.cli.errors import CommandFailed
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command(name="bench")(bench.bench)
 app.add_typer(demo.app, name="demo")
 app.add_typer(fleet.app, name="fleet")
 app.command(name="replay")(replay.replay)
+app.command(name="rewind")(rewind.rewind)
 
 
 def _version(wanted: bool) -> None:

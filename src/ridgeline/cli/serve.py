@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli.config import Config
+from ridgeline.cli.joining import FleetToken, joining_of, with_fleet_key
 from ridgeline.cli.logs import Level
 from ridgeline.cli.params import ENV_PREFIX, option, parse_api_key, parse_bytes
 from ridgeline.cli.site import check_site, site_settings
@@ -236,6 +237,26 @@ def serve(
             callback=check_site,
         ),
     ] = None,
+    register: Annotated[
+        list[str] | None,
+        option("--register", "Front door to belong to; may be repeated.", metavar="URL"),
+    ] = None,
+    region: Annotated[
+        str | None, option("--region", "Of the fleet, that this replica is in.", metavar="NAME")
+    ] = None,
+    cluster: Annotated[
+        str | None, option("--cluster", "Of the region, that this replica belongs to.", metavar="NAME")
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        option(
+            "--advertise",
+            "Where front doors reach this replica.",
+            metavar="URL",
+            show_default="--host and --port",
+        ),
+    ] = None,
+    fleet_token: FleetToken = None,
     drain_seconds: Annotated[
         float, option("--drain-seconds", "Time for running answers when stopping.", metavar="SECONDS", min=0)
     ] = 30.0,
@@ -255,7 +276,9 @@ def serve(
       ridgeline serve --host 0.0.0.0 --api-key alice=a-long-secret
       ridgeline serve --device cuda hf:Qwen/Qwen3-8B --site temperature=0.7
       ridgeline serve --device simulated:h100
+      ridgeline serve --register http://10.0.0.1:8000 --region us-east --cluster us-east-a
     """
+    joining = joining_of(register, region, cluster, advertise, fleet_token)
     _check_dtype(device, dtype)
     if kv_disk_dir is not None and kv_disk is None:
         raise typer.BadParameter(
@@ -268,7 +291,7 @@ def serve(
     try:
         api = ApiSettings(
             host=host,
-            api_keys=read_api_keys(api_key or []),
+            api_keys=with_fleet_key(read_api_keys(api_key or []), joining),
             allowed_hosts=tuple(allowed_host or ()),
             allowed_origins=tuple(allowed_origin or ()),
             public_metrics=public_metrics,
@@ -303,6 +326,7 @@ def serve(
             api=api,
             site=site_settings(site or ()),
             data_dir=data_dir,
+            joining=joining,
             drain_seconds=drain_seconds,
             log_level=log_level,
         )

@@ -18,6 +18,7 @@ import ridgeline
 from ridgeline.api.settings import ApiSettings
 from ridgeline.cli.data_dir import claim
 from ridgeline.cli.errors import CommandFailed
+from ridgeline.cli.joining import Joining
 from ridgeline.cli.listen import address_of, bind, listen_failure
 from ridgeline.cli.logs import set_up_logging
 from ridgeline.cli.startup import Startup
@@ -49,6 +50,7 @@ class Serving:
     api: ApiSettings
     site: WebSettings
     data_dir: Path | None
+    joining: Joining | None
     drain_seconds: float
     log_level: str
 
@@ -150,6 +152,8 @@ async def _answer(
     """Answer until the server is told to end."""
     from ridgeline.cli.http_server import DrainingServer
 
+    registration = None if serving.joining is None else serving.joining.registration(listener)
+
     async def before() -> None:
         await replica.start()
         await _first_tokens(replica)
@@ -163,6 +167,8 @@ async def _answer(
         _announce(
             serving, [model.name for model in replica.models()], address_of(listener), startup.seconds()
         )
+        if registration is not None:
+            registration.start()
 
     server = DrainingServer(
         app,
@@ -172,6 +178,7 @@ async def _answer(
         before=before,
         ready=ready,
         say=lambda text: typer.echo(text, err=True),
+        leave=None if registration is None else registration.close,
     )
     try:
         await server.serve(sockets=[listener])

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ridgeline.engine.answer import Answer
@@ -16,8 +16,9 @@ from ridgeline.engine.intake import check_ids, encode, prompt_of, sequences_of
 from ridgeline.engine.recorder import RequestRecorder
 from ridgeline.engine.runner import Report, Runner
 from ridgeline.engine.served import ServedModel
-from ridgeline.engine.timelines import Timelines
 from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status, Timeline
+from ridgeline.protocol.load import LOAD_HEADER, ReplicaLoad
+from ridgeline.telemetry.timelines import Timelines
 
 
 @dataclass(slots=True, eq=False)
@@ -176,8 +177,9 @@ class Replica:
         self._refuse_unless_ready()
         if request.id in self._live_requests:
             raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
-        live = _Live(served, request, {}, asyncio.Queue())
         specs = sequences_of(served, request, prompt)
+        self._grant(served, request, len(prompt))
+        live = _Live(served, request, {}, asyncio.Queue())
         for index, spec in enumerate(specs):
             live.answers[spec.id] = Answer(
                 index,
@@ -195,6 +197,35 @@ class Replica:
                 served.info.name, Submit(spec, request.received_seconds or time.monotonic())
             )
         return live
+
+    def _grant(self, served: ServedModel, request: Request, prompt_tokens: int) -> None:
+        """Tell how full the model is; refuse who does not want to wait and would have to.
+
+        Counted are the sequences that this process has in flight, which no snapshot is late for.
+        """
+        status = self._statuses.get(served.info.name)
+        if status is None:
+            return
+        there = sum(live.served is served for live in self._live.values())
+        load = ReplicaLoad(
+            running=min(there, status.max_batch_size),
+            slots=status.max_batch_size,
+            waiting=max(0, there - status.max_batch_size),
+            kv_held=status.blocks_held / max(1, status.blocks_total),
+            kv_tokens=status.blocks_total * status.block_size_tokens,
+            wait_seconds=status.estimated_wait_seconds,
+        )
+        blocks = -(-prompt_tokens // status.block_size_tokens)
+        fits = not there or status.blocks_free + status.blocks_idle >= blocks
+        if request.begin_at_once and (there + request.n > status.max_batch_size or not fits):
+            request.told[LOAD_HEADER] = load.header()
+            raise Refusal(
+                "at_capacity",
+                f"{served.info.name} has {there} of {status.max_batch_size} sequences, "
+                "and this request is not to wait.",
+                retry_after_seconds=status.estimated_wait_seconds,
+            )
+        request.told[LOAD_HEADER] = replace(load, running=load.running + request.n).header()
 
     # --- an answer's way out -------------------------------------------------------------------
 

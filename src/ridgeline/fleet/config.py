@@ -35,10 +35,17 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w./:-]+$"
 
 
 class ModelEntry(_Strict):
-    """A model of the fleet; `class` is what may be asked for instead of its name."""
+    """A model of the fleet.
+
+    Attributes:
+        name: unique.
+        class_: `class`, what may be asked for instead of the name.
+        smaller: the model that answers where this one is full, for those who consent.
+    """
 
     name: Name
     class_: Name | None = Field(None, alias="class")
+    smaller: Name | None = None
 
 
 class Cluster(_Strict):
@@ -107,6 +114,11 @@ class Fleet(_Strict):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ValueError(f"two {kind}s are called '{sorted(twice)[0]}'")
+        for model in self.models:
+            if model.smaller is not None and model.smaller not in models:
+                raise ValueError(f"'{model.smaller}', smaller than '{model.name}', is not among the models")
+            if model.name in self.smaller(model.name):
+                raise ValueError(f"model '{model.name}' is smaller than itself")
         for region in self.regions:
             for cluster in region.clusters:
                 if cluster.model not in models:
@@ -119,6 +131,14 @@ class Fleet(_Strict):
                 if name not in regions:
                     raise ValueError(f"a link begins or ends in '{name}', which is not among the regions")
         return self
+
+    def smaller(self, name: str) -> tuple[str, ...]:
+        """Models that may answer instead of this one, one smaller than the other."""
+        following = {model.name: model.smaller for model in self.models}
+        found: list[str] = []
+        while (least := following.get(found[-1] if found else name)) is not None and least not in found:
+            found.append(least)
+        return tuple(found)
 
     def round_trips(self) -> dict[tuple[str, str], float]:
         """Seconds between regions, by pair in alphabetical order."""

@@ -13,9 +13,13 @@ from typing import Any, Literal
 import aiohttp
 
 from ridgeline.fleet.config import Fleet
+from ridgeline.fleet.continuation import Given, can_go_on, cancelled, continued, continued_in_text, usage_of
 from ridgeline.fleet.core.door import Arrival, Decision, Door, Refuse, Send
 from ridgeline.fleet.core.keys import canonical, prefix_keys
-from ridgeline.fleet.membership import Membership
+from ridgeline.fleet.core.replica import Load
+from ridgeline.fleet.membership import LEASE_SECONDS, Membership
+from ridgeline.fleet.metrics import FleetMetrics
+from ridgeline.fleet.notes import Notes
 from ridgeline.fleet.upstream import (
     CONNECT_SECONDS,
     MAX_LINE_BYTES,
@@ -23,9 +27,20 @@ from ridgeline.fleet.upstream import (
     Fault,
     Full,
     Upstream,
-    body_of,
+    salt_of,
 )
-from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status, Usage
+from ridgeline.protocol import (
+    Delta,
+    Message,
+    ModelInfo,
+    ModelStatus,
+    Refusal,
+    Request,
+    Status,
+    Timeline,
+    Usage,
+)
+from ridgeline.protocol.load import ReplicaLoad
 
 logger = logging.getLogger(__name__)
 
@@ -46,22 +61,6 @@ class _Open:
     cancelled: bool = False
 
 
-@dataclass(slots=True)
-class _Answer:
-    """What has been given out of an answer: where another replica has to go on.
-
-    `ids` are the tokens that `text` stands for, where replicas tell them; `before` of them, and as many
-    tokens of the prompt as that, were the prompt of the replica that goes on.
-    """
-
-    text: str = ""
-    ids: list[int] = field(default_factory=list)
-    pieces: int = 0
-    before: int = 0
-    finish: Delta | None = None
-    usage: Usage | None = None
-
-
 class FrontDoor:
     """Serves a fleet's models. Use from one event loop; `start` first.
 
@@ -69,6 +68,7 @@ class FrontDoor:
         fleet: as the file says.
         region: of this front door; the first of the fleet's if None.
         file: that the fleet was read from; it is read again when it changes.
+        token: that replicas which register themselves know it by, and it them.
         rng: for choices among equals.
     """
 
@@ -77,12 +77,13 @@ class FrontDoor:
         fleet: Fleet,
         region: str | None = None,
         file: Path | None = None,
+        token: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
         names = [each.name for each in fleet.regions]
         if region is not None and region not in names:
             raise Refusal("invalid_request", f"There is no region {region}; there are {', '.join(names)}.")
-        self._fleet, self._file = fleet, file
+        self._fleet, self._file, self._token = fleet, file, token
         self._members: Membership | None = None
         self.region = region or names[0]
         self.door = Door(
@@ -90,9 +91,13 @@ class FrontDoor:
             fleet.round_trips(),
             max_wait_seconds=fleet.capacity.max_wait_seconds,
             max_waiting=fleet.capacity.max_waiting,
+            # Replicas renew their leases thrice in this time: after it, who is there is known.
+            patient_until=time.monotonic() + LEASE_SECONDS,
             rng=rng,
         )
+        self.metrics = FleetMetrics(self.door)
         self._open: dict[str, _Open] = {}
+        self._notes = Notes()
         self._tasks: list[asyncio.Task[None]] = []
         self._state: Literal["starting", "ready", "draining"] = "starting"
         self._idle = asyncio.Event()
@@ -106,7 +111,8 @@ class FrontDoor:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=timeout, read_bufsize=MAX_LINE_BYTES
         )
-        self._members = Membership(self.door, self._fleet, self._session, self._act)
+        self._members = Membership(self.door, self._fleet, self._session, self._act, self._token)
+        self.metrics.missing = self._members.missing
         await self._members.start()
         self._tasks.append(asyncio.create_task(self._tick()))
         if self._file is not None:
@@ -155,9 +161,11 @@ class FrontDoor:
                 )
         self._act(self.door.set_state(replica_ids, state, time.monotonic()))
 
-    def _upstream(self, replica_id: str) -> Upstream:
+    @property
+    def members(self) -> Membership:
+        """Who belongs to the fleet; only once it is started."""
         assert self._members is not None, "not started"
-        return self._members.upstreams[replica_id]
+        return self._members
 
     # --- Backend ---------------------------------------------------------------------------------
 
@@ -226,14 +234,31 @@ class FrontDoor:
         now = time.monotonic()
         for replica in list(self.door.replicas.values()):
             if replica.takes(model, now):
-                upstream = self._upstream(replica.id)
+                upstream = self.members.upstreams[replica.id]
                 with contextlib.suppress(Fault, Full):
                     answer = await upstream.ask(self._session, path, body | {"model": upstream.model})
                     return dict(answer)
         raise Refusal("no_replica", f"No replica of {model} answers.")
 
+    async def timeline(self, name: str, tenant: str) -> Sequence[Timeline]:
+        """See `Explaining`: where it was sent, why, and what became of it there."""
+        return self._notes.find(name, tenant)
+
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         """Stream an answer, from as many replicas one after the other as it takes."""
+        self._notes.came(request)
+        try:
+            arrival = self._arrival(request)
+            async with contextlib.aclosing(self._answers(request, arrival)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except Refusal as refusal:
+            self._notes.refused(request, refusal)
+            self.metrics.refused(refusal.code)
+            raise
+
+    def _arrival(self, request: Request) -> Arrival:
+        """The request as the core knows it; raises Refusal for what is not served at all."""
         if self._state != "ready":
             raise Refusal(
                 "shutting_down" if self._state == "draining" else "no_replica",
@@ -243,34 +268,40 @@ class FrontDoor:
             raise Refusal(
                 "invalid_request", "A front door does not pass log probabilities on.", param="logprobs"
             )
+        if request.id in self._open:
+            raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
         text = _text(request)
-        root = f"{request.model}/{request.tenant}"
-        arrival = Arrival(
+        return Arrival(
             request.id,
             request.model,
-            tuple(prefix_keys(root, text)),
+            tuple(prefix_keys(salt_of(request), text)),
             len(text),
             request.tenant,
             request.priority,
             request.stopping.max_tokens,
+            self.fleet.smaller(request.model) if request.allow_smaller_model else (),
         )
-        if request.id in self._open:
-            raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
+
+    async def _answers(self, request: Request, arrival: Arrival) -> AsyncGenerator[Delta, None]:
         opened = self._open[request.id] = _Open()
         self._idle.clear()
+        answers: dict[int, Given] = {}
         over = False
         try:
-            self._act(self.door.arrive(arrival, time.monotonic()))
-            answers: dict[int, _Answer] = {}
+            came = time.monotonic()
+            self._notes.queued(request, arrival, self.door, came)
+            self._act(self.door.arrive(arrival, came))
             while not over:
                 decision = await opened.mailbox.get()
                 if opened.cancelled:
-                    for delta in _cancelled(request, answers):
+                    for delta in cancelled(request, answers):
                         yield delta
                     return
                 if not isinstance(decision, Send):
                     over = True
                     raise decision.refusal
+                mine = self._notes.placed(request, decision, came)
+                self.metrics.sent(decision.replica, mine)
                 try:
                     attempt = self._attempt(request, decision, answers)
                     async with contextlib.aclosing(attempt) as deltas:
@@ -281,46 +312,59 @@ class FrontDoor:
                     if opened.cancelled:
                         continue  # the mailbox says so
                     over = True
-                    self._ended(request, root, text, answers)
-                except Full:
+                    self._ended(request, decision, answers)
+                except Full as full:
+                    self._notes.returned(request, decision, "full", str(full), answers)
+                    self.metrics.returned(decision.replica, "full")
                     self._act(self.door.refused_full(request.id, time.monotonic()))
                 except Fault as fault:
                     self._failed(request, decision, fault, answers)
+                came = time.monotonic()
         finally:
             if not over:
                 self._act(self.door.left_by_client(request.id, time.monotonic()))
             del self._open[request.id]
+            self._notes.over(request)
             if not self._open:
                 self._idle.set()
 
     async def _attempt(
-        self, request: Request, decision: Send, answers: dict[int, _Answer]
+        self, request: Request, decision: Send, answers: dict[int, Given]
     ) -> AsyncGenerator[Delta, None]:
         """One replica's part of the answers: from the beginning, or from where another one broke off."""
-        upstream = self._upstream(decision.replica)
-        path, body = body_of(await self._rest(request, upstream, answers), upstream)
-        async with contextlib.aclosing(upstream.stream(self._session, path, body)) as deltas:
+        upstream = self.members.upstreams[decision.replica]
+        rest = await self._rest(request, upstream, answers)
+        goes_on, first = bool(answers), True
+
+        def heard(load: ReplicaLoad) -> None:
+            now = time.monotonic()
+            told = Load(
+                now,
+                load.running,
+                load.slots,
+                load.waiting,
+                load.kv_held,
+                load.wait_seconds,
+                load.kv_tokens,
+            )
+            self._act(self.door.told(decision.replica, told, now))
+
+        async with contextlib.aclosing(upstream.stream(self._session, rest, heard)) as deltas:
             async for delta in deltas:
-                self.door.began(request.id, time.monotonic())
-                answer = answers.setdefault(delta.index, _Answer())
-                answer.text += delta.text
-                answer.ids += delta.token_ids
-                answer.pieces += bool(delta.text)
-                if delta.usage is not None:
-                    answer.usage = delta.usage
-                elif delta.finish is not None:
-                    answer.finish = delta
-                else:
+                if first:
+                    first = False
+                    self._began(request, decision, goes_on)
+                if answers.setdefault(delta.index, Given()).add(delta):
                     yield delta
         for answer in answers.values():
             if answer.finish is None:
                 raise Fault("the stream ended without a finish")
-        usage = _usage(answers)
+        usage = usage_of(answers)
         for index, answer in sorted(answers.items()):
             assert answer.finish is not None
             yield replace(answer.finish, usage=usage if index == 0 else Usage(usage.prompt_tokens, 0))
 
-    async def _rest(self, request: Request, upstream: Upstream, answers: dict[int, _Answer]) -> Request:
+    async def _rest(self, request: Request, upstream: Upstream, answers: dict[int, Given]) -> Request:
         """The request for what has not been given out yet.
 
         Between replicas that tell tokens it goes on behind the very token that was given out last, so that
@@ -338,9 +382,9 @@ class FrontDoor:
                 kept = await self._kept(answer, upstream)
                 if kept:
                     del answer.ids[kept:]
-                    return _continued(request, answer, kept, tuple(prompt + answer.ids))
+                    return continued(request, answer, kept, tuple(prompt + answer.ids))
         logger.warning("%s goes on behind its text: another token may be drawn", request.id)
-        return _continued_in_text(request, answer)
+        return continued_in_text(request, answer)
 
     async def _prompt_ids(self, request: Request, upstream: Upstream) -> list[int]:
         if isinstance(request.prompt, tuple):
@@ -355,7 +399,7 @@ class FrontDoor:
         answer = await upstream.ask(self._session, "/tokenize", body)
         return [int(token) for token in answer["tokens"]]
 
-    async def _kept(self, answer: _Answer, upstream: Upstream) -> int:
+    async def _kept(self, answer: Given, upstream: Upstream) -> int:
         """How many tokens make exactly the text that was given out; 0 if none do.
 
         The last ones may be a part of a character, or of what could become a stop string.
@@ -366,38 +410,38 @@ class FrontDoor:
                 return count
         return 0
 
-    def _ended(self, request: Request, root: str, text: bytes, answers: dict[int, _Answer]) -> None:
-        usage = _usage(answers)
+    def _began(self, request: Request, decision: Send, goes_on: bool) -> None:
+        now = time.monotonic()
+        self.door.began(request.id, now)
+        self._notes.began(request, decision, goes_on, now)
+
+    def _ended(self, request: Request, decision: Send, answers: dict[int, Given]) -> None:
+        now, usage = time.monotonic(), usage_of(answers)
         said = answers[0].text
         if request.messages is not None:
             whole = canonical([*request.messages, Message("assistant", said)])
         else:
-            whole = text + said.encode("utf-8", "surrogatepass")
+            whole = _text(request) + said.encode("utf-8", "surrogatepass")
         decisions = self.door.ended(
             request.id,
-            time.monotonic(),
+            now,
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
-            full_keys=prefix_keys(root, whole),
+            full_keys=prefix_keys(salt_of(request), whole),
+            answer_tokens=usage.completion_tokens,
         )
+        self._notes.ended(request, answers, now)
+        self.metrics.ended(decision.chosen.cached_tokens, usage.cached_tokens)
         self._act(decisions)
 
-    def _failed(self, request: Request, decision: Send, fault: Fault, answers: dict[int, _Answer]) -> None:
+    def _failed(self, request: Request, decision: Send, fault: Fault, answers: dict[int, Given]) -> None:
         logger.warning("replica %s failed at %s: %s", decision.replica, request.id, fault)
+        self._notes.returned(request, decision, "fault", str(fault), answers)
+        self.metrics.returned(decision.replica, "fault")
         # Also where this one cannot go on: others may get the place that it had.
         self._act(self.door.failed(request.id, time.monotonic()))
-        if any(answer.text for answer in answers.values()) and not _can_go_on(request):
+        if any(answer.text for answer in answers.values()) and not can_go_on(request):
             raise Refusal("internal_error", "The replica failed in the middle of the answer.")
-
-
-def _cancelled(request: Request, answers: dict[int, _Answer]) -> list[Delta]:
-    """The end of every answer that has none."""
-    usage = Usage(0, sum(each.pieces for each in answers.values()))
-    return [
-        Delta(index, finish="cancelled", usage=usage)
-        for index in range(request.n)
-        if index not in answers or answers[index].finish is None
-    ]
 
 
 def _text(request: Request) -> bytes:
@@ -406,43 +450,3 @@ def _text(request: Request) -> bytes:
     if isinstance(request.prompt, tuple):
         return b"".join(token.to_bytes(4, "little") for token in request.prompt)
     return (request.prompt or "").encode("utf-8", "surrogatepass")
-
-
-def _can_go_on(request: Request) -> bool:
-    """Whether another replica can be asked for the rest: of one answer, in text."""
-    return request.n == 1 and not request.echo
-
-
-def _usage(answers: dict[int, _Answer]) -> Usage:
-    """Of the whole request, whoever computed which part."""
-    first = answers[0]
-    if first.usage is None:
-        return Usage(0, sum(each.pieces for each in answers.values()))
-    told = first.usage
-    return Usage(told.prompt_tokens - first.before, told.completion_tokens + first.before, told.cached_tokens)
-
-
-def _continued(request: Request, answer: _Answer, drawn: int, prompt: tuple[int, ...]) -> Request:
-    """Go on behind `drawn` tokens."""
-    stopping, answer.before = request.stopping, drawn
-    if stopping.max_tokens is not None:
-        stopping = replace(stopping, max_tokens=max(1, stopping.max_tokens - drawn))
-    stopping = replace(stopping, min_tokens=max(0, stopping.min_tokens - drawn))
-    return replace(request, messages=None, prompt=prompt, continue_final_message=False, stopping=stopping)
-
-
-def _continued_in_text(request: Request, answer: _Answer) -> Request:
-    """Go on behind the text, with about as many tokens left as there should be."""
-    said, drawn = answer.text, len(answer.ids) or answer.pieces
-    answer.ids, answer.before = [], drawn
-    stopping = request.stopping
-    if stopping.max_tokens is not None:
-        stopping = replace(stopping, max_tokens=max(1, stopping.max_tokens - drawn))
-    if request.messages is None:
-        return replace(request, prompt=f"{request.prompt}{said}", stopping=stopping)
-    messages = request.messages
-    if request.continue_final_message:
-        messages = (*messages[:-1], Message(messages[-1].role, messages[-1].content + said))
-    else:
-        messages = (*messages, Message("assistant", said))
-    return replace(request, messages=messages, continue_final_message=True, stopping=stopping)

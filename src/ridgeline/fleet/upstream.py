@@ -1,6 +1,6 @@
 """A replica behind its HTTP address: any server that speaks OpenAI's API."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 import aiohttp
 import orjson
 
-from ridgeline.fleet.core.replica import Load
 from ridgeline.protocol import Delta, FinishReason, Refusal, Request, Usage
 from ridgeline.protocol.errors import Code
+from ridgeline.protocol.load import LOAD_HEADER, ReplicaLoad
+from ridgeline.protocol.request import BEGIN_AT_ONCE
 
 CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 120.0
@@ -53,19 +54,34 @@ class Upstream:
         return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
 
     async def stream(
-        self, session: aiohttp.ClientSession, path: str, body: Mapping[str, Any]
+        self,
+        session: aiohttp.ClientSession,
+        request: Request,
+        heard: Callable[[ReplicaLoad], None],
     ) -> AsyncGenerator[Delta, None]:
         """Ask, and yield the answer's deltas; the last of each answer has its finish.
+
+        Args:
+            session: to ask with.
+            request: goes by the name here and there.
+            heard: called with the replica's load, where it tells it, whether it answers or refuses.
 
         Raises:
             Full: try another.
             Fault: the connection or the stream broke, or the server failed.
             Refusal: the request is at fault; no other replica would say otherwise.
         """
+        path, body = body_of(request, self)
+        headers = self.headers | _JSON | {"x-request-id": request.name or request.id}
+        if self.speaks_ridgeline:
+            headers[BEGIN_AT_ONCE] = "1"
         try:
             async with session.post(
-                f"{self.url}{path}", data=orjson.dumps(body), headers=self.headers | _JSON
+                f"{self.url}{path}", data=orjson.dumps(body), headers=headers
             ) as response:
+                load = ReplicaLoad.parse(response.headers.get(LOAD_HEADER, ""))
+                if load is not None:
+                    heard(load)
                 if response.status != 200:
                     raise _refused(response.status, await response.read())
                 async for line in response.content:
@@ -97,33 +113,29 @@ class Upstream:
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
             raise Fault(str(error) or type(error).__name__) from error
 
-    async def look(self, session: aiohttp.ClientSession, now: float, slots: int) -> tuple[Load, int | None]:
-        """Its load by its metrics, and the context of its model in tokens; raises Fault.
+    async def metrics(self, session: aiohttp.ClientSession) -> str:
+        """What it tells at /metrics, nothing where it has none; raises Fault where it does not answer."""
+        status, content = await self._get(session, "/metrics")
+        return content.decode("utf-8", "replace") if status == 200 else ""
 
-        A replica without the metrics is one whose load is not known, which `load` cannot say: its
-        figures are then those of an idle one with `slots` places.
-        """
+    async def context(self, session: aiohttp.ClientSession) -> int | None:
+        """Tokens that its model can look back on, where it tells; raises Fault."""
+        status, content = await self._get(session, "/v1/models")
+        if status != 200:
+            raise Fault(f"/v1/models answers with {status}")
         try:
-            async with session.get(f"{self.url}/metrics", headers=self.headers) as response:
-                text = await response.text() if response.status == 200 else ""
-            async with session.get(f"{self.url}/v1/models", headers=self.headers) as response:
-                if response.status != 200:
-                    raise Fault(f"/v1/models answers with {response.status}")
-                models = orjson.loads(await response.read())
+            return _context(orjson.loads(content), self.model)
+        except (ValueError, AttributeError) as error:
+            raise Fault("/v1/models is no list of models") from error
+
+    async def _get(self, session: aiohttp.ClientSession, path: str) -> tuple[int, bytes]:
+        try:
+            async with session.get(f"{self.url}{path}", headers=self.headers) as response:
+                return response.status, await response.read()
         except TimeoutError as error:
             raise Fault("no answer in time") from error
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
             raise Fault(str(error) or type(error).__name__) from error
-        values = _values(text)
-        running = values.get("vllm:num_requests_running", 0.0)
-        load = Load(
-            now,
-            int(running),
-            int(values.get("ridgeline_batch_limit_sequences", slots)) or slots,
-            int(values.get("vllm:num_requests_waiting", 0.0)),
-            values.get("vllm:kv_cache_usage_perc", 0.0),
-        )
-        return load, _context(models, self.model)
 
 
 _JSON = {"Content-Type": "application/json", "Accept": "text/event-stream"}
@@ -154,7 +166,7 @@ def body_of(request: Request, upstream: Upstream) -> tuple[str, dict[str, Any]]:
         "stop_token_ids": list(stopping.stop_token_ids) or None,
         "ignore_eos": stopping.ignore_eos or None,
         # Who asked is known here alone: replicas share nothing between two salts.
-        "cache_salt": _salt(request.tenant) if upstream.takes_salt else None,
+        "cache_salt": salt_of(request) if upstream.takes_salt else None,
         "return_token_ids": upstream.speaks_ridgeline or None,
         "service_tier": "flex" if upstream.speaks_ridgeline and request.priority else None,
     }
@@ -169,8 +181,10 @@ def body_of(request: Request, upstream: Upstream) -> tuple[str, dict[str, Any]]:
     return "/v1/chat/completions", body
 
 
-def _salt(tenant: str) -> str:
-    return blake2b(tenant.encode(), digest_size=16).hexdigest()
+def salt_of(request: Request) -> str:
+    """What separates one key's owner from another where things are cached, and each one's own salts."""
+    whose = f"{request.tenant}\0{request.cache_salt}" if request.cache_salt else request.tenant
+    return blake2b(whose.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _deltas(event: Mapping[str, Any]) -> list[Delta]:
@@ -216,19 +230,6 @@ def _refused(status: int, content: bytes) -> Exception:
         param = error.get("param")
         return Refusal(known, message, param=param if isinstance(param, str) else None)
     return Fault(f"HTTP {status}: {message}")
-
-
-def _values(text: str) -> dict[str, float]:
-    """Samples of Prometheus' text by name, their labels left out; the first of each."""
-    found: dict[str, float] = {}
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            try:
-                found.setdefault(name.split("{")[0], float(value))
-            except ValueError:
-                continue
-    return found
 
 
 def _context(models: Any, name: str) -> int | None:

@@ -3,6 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+BEGIN_AT_ONCE = "x-ridgeline-begin-at-once"
+"""Header: a front door keeps the line, so a replica answers at once or refuses at once."""
+
+SERVED_MODEL = "x-served-model"
+"""Header: the model that answered."""
+
 PRIORITY_INTERACTIVE = 0
 PRIORITY_BATCH = 10
 
@@ -83,6 +89,9 @@ class Request:
         cache_salt: of the tenant's requests only those with the same one share cached KV.
         continue_final_message: the last message is an unfinished answer to be gone on with.
         received_seconds: `time.monotonic()` when the server got the request.
+        allow_smaller_model: another model may answer where this one is full.
+        begin_at_once: refuse it, as `at_capacity`, rather than let it wait in a line.
+        told: what the backend says beside the answer, by header; filled before the first delta.
     """
 
     id: str
@@ -99,3 +108,6 @@ class Request:
     continue_final_message: bool = False
     received_seconds: float = 0.0
     name: str = ""
+    allow_smaller_model: bool = False
+    begin_at_once: bool = False
+    told: dict[str, str] = field(default_factory=dict, compare=False, repr=False)

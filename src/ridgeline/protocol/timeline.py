@@ -180,6 +180,53 @@ class FirstToken(Event):
 
 
 @dataclass(slots=True)
+class Placed(Event):
+    """A front door sent it to a replica.
+
+    Attributes:
+        replica: its id.
+        attempt: 1 for the first.
+        waited_seconds: for a place, at the front door.
+        cached_tokens: of the prompt, believed to be there.
+        queue_seconds: expected there.
+        prefill_seconds: the same, with what was sent there before.
+        round_trip_seconds: from the front door and back.
+        others: the next best replicas, and the seconds to a first token that were expected of them.
+    """
+
+    replica: str
+    attempt: int
+    waited_seconds: float
+    cached_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    round_trip_seconds: float
+    others: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Returned(Event):
+    """A replica gave it back to the front door: it was full, or it failed.
+
+    Attributes:
+        replica: its id.
+        why: of the two.
+        message: what it said, or what happened.
+        pieces: of the answer that had been given out.
+    """
+
+    replica: str
+    why: Literal["full", "fault"]
+    message: str
+    pieces: int
+
+
+@dataclass(slots=True)
+class WentOn(Event):
+    """Another replica gave the first token after those that had been given out."""
+
+
+@dataclass(slots=True)
 class Preempted(Event):
     """It had to leave the batch.
 

@@ -203,6 +203,55 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
 )
 
+FLEET_DEFINITIONS: tuple[Definition, ...] = (
+    Definition("ridgeline_fleet_waiting", "gauge", "Requests in the front door's line."),
+    Definition("ridgeline_fleet_replicas", "gauge", "Replicas that are there.", ("state",)),
+    Definition(
+        "ridgeline_fleet_replica_running", "gauge", "Sequences believed to be at a replica.", ("replica",)
+    ),
+    Definition(
+        "ridgeline_fleet_replica_slots", "gauge", "Most sequences of a replica's batch.", ("replica",)
+    ),
+    Definition(
+        "ridgeline_fleet_replica_kv_held_ratio",
+        "gauge",
+        "KV memory that running sequences hold over all, as the replica told it last.",
+        ("replica",),
+    ),
+    Definition(
+        "ridgeline_fleet_replica_load_age_seconds", "gauge", "Since a replica told its load.", ("replica",)
+    ),
+    Definition(
+        "ridgeline_fleet_missing_metrics",
+        "gauge",
+        "1 for each metric that a replica ought to tell and does not: its load is not known.",
+        ("replica", "metric"),
+    ),
+    Definition("ridgeline_fleet_sent_total", "counter", "Requests sent to a replica.", ("replica",)),
+    Definition(
+        "ridgeline_fleet_returned_total",
+        "counter",
+        "Requests that came back from a replica without an end: it was full, or there was a fault.",
+        ("replica", "why"),
+    ),
+    Definition(
+        "ridgeline_fleet_refused_total", "counter", "Requests that were not served, by code.", ("code",)
+    ),
+    Definition(
+        "ridgeline_fleet_cached_tokens_total",
+        "counter",
+        "Prompt tokens of ended requests that were cached: predicted when they were sent, and actual.",
+        ("by",),
+    ),
+    Definition(
+        "ridgeline_fleet_overhead_seconds",
+        "histogram",
+        "From receipt of a request until it was placed or began to wait.",
+        buckets=_HOST,
+    ),
+)
+"""Of a front door; they have no label for a model."""
+
 BY_NAME = {definition.name: definition for definition in DEFINITIONS}
 
 

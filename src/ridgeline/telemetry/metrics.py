@@ -23,6 +23,7 @@ class Metrics(Collector):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._meters: dict[str, EngineMeter] = {}
+        self._others: list[CollectorRegistry] = []
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -40,13 +41,18 @@ class Metrics(Collector):
             )
         return self._meters[model]
 
+    def also(self, registry: CollectorRegistry) -> None:
+        """Tell another room's metrics as well."""
+        self._others.append(registry)
+
     def live(self) -> dict[str, Live]:
         """Every engine as it stands now, by model."""
         return {model: meter.live() for model, meter in list(self._meters.items())}
 
     def render(self) -> tuple[bytes, str]:
         """Everything in Prometheus' text format, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
+        texts = [generate_latest(registry) for registry in (self.registry, *self._others)]
+        return b"".join(texts), CONTENT_TYPE_PLAIN_0_0_4
 
     def describe(self) -> list[Metric]:
         """Names to keep free of other collectors."""

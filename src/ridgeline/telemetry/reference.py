@@ -2,7 +2,7 @@
 
 import sys
 
-from ridgeline.telemetry.definitions import DEFINITIONS, Definition, model_label
+from ridgeline.telemetry.definitions import DEFINITIONS, FLEET_DEFINITIONS, Definition, model_label
 
 _HEAD = """\
 # Metrics
@@ -20,15 +20,25 @@ value is absent, never 0: utilisation of a device whose peak is unknown, say. Na
 |---|---|---|---|
 """
 
+_FLEET_HEAD = """
+## Of a front door
+
+| name | type | labels | meaning |
+|---|---|---|---|
+"""
+
 
 def reference() -> str:
     """The page as Markdown."""
-    buckets = (_buckets(definition) for definition in DEFINITIONS if definition.kind == "histogram")
-    return _HEAD + "".join(map(_row, DEFINITIONS)) + "\n## Buckets\n\n" + "".join(buckets)
+    every = DEFINITIONS + FLEET_DEFINITIONS
+    buckets = (_buckets(definition) for definition in every if definition.kind == "histogram")
+    rows = "".join(_row(each, (model_label(each), *each.labels)) for each in DEFINITIONS)
+    fleet = "".join(_row(each, each.labels) for each in FLEET_DEFINITIONS)
+    return f"{_HEAD}{rows}{_FLEET_HEAD}{fleet}\n## Buckets\n\n{''.join(buckets)}"
 
 
-def _row(definition: Definition) -> str:
-    labels = ", ".join(f"`{label}`" for label in (model_label(definition), *definition.labels))
+def _row(definition: Definition, names: tuple[str, ...]) -> str:
+    labels = ", ".join(f"`{name}`" for name in names)
     return f"| `{definition.name}` | {definition.kind} | {labels} | {definition.help} |\n"
 
 

@@ -15,12 +15,15 @@ from ridgeline.protocol.timeline import (
     Loaded,
     Matched,
     NotLoaded,
+    Placed,
     Preempted,
     Prefilled,
     Queued,
     Refused,
+    Returned,
     Saved,
     WaitReason,
+    WentOn,
 )
 
 WORTH_A_WORD_SECONDS = 0.001
@@ -160,6 +163,30 @@ def _first_token(event: FirstToken, _: Timeline) -> str:
     return f"The first token came after {duration(event.after_seconds)}{foretold}."
 
 
+def _placed(event: Placed, _: Timeline) -> str:
+    waited = "" if event.waited_seconds < WORTH_A_WORD_SECONDS else f" after {duration(event.waited_seconds)}"
+    parts = [f"{duration(event.prefill_seconds)} of computing with {tokens(event.cached_tokens)} cached"]
+    if event.queue_seconds >= WORTH_A_WORD_SECONDS:
+        parts.insert(0, f"{duration(event.queue_seconds)} of waiting")
+    if event.round_trip_seconds >= WORTH_A_WORD_SECONDS:
+        parts.append(f"{duration(event.round_trip_seconds)} of way")
+    others = [f"{name} {duration(seconds)}" for name, seconds in event.others.items()]
+    beside = f" The next best: {', '.join(others)}." if others else ""
+    again = "" if event.attempt == 1 else f" (attempt {event.attempt})"
+    return f"Sent to {event.replica}{again}{waited}; expected there: {', '.join(parts)}.{beside}"
+
+
+def _returned(event: Returned, _: Timeline) -> str:
+    if event.why == "full":
+        return f"{event.replica} had no place after all."
+    given = f" after {event.pieces:,} piece{'s' * (event.pieces != 1)} of the answer" if event.pieces else ""
+    return f"{event.replica} failed{given}: {event.message}"
+
+
+def _went_on(_event: WentOn, _: Timeline) -> str:
+    return "The answer went on there."
+
+
 def _preempted(event: Preempted, timeline: Timeline) -> str:
     whom = "itself" if event.by == timeline.id else _who(event.by)
     why = "KV blocks were short" if event.why == "blocks" else "its priority is lower"
@@ -202,6 +229,9 @@ _WORDS: dict[type[Event], Callable[[Any, Timeline], str]] = {
     Admitted: _admitted,
     Prefilled: _prefilled,
     FirstToken: _first_token,
+    Placed: _placed,
+    Returned: _returned,
+    WentOn: _went_on,
     Preempted: _preempted,
     Saved: _saved,
     Finished: _finished,

@@ -12,10 +12,13 @@ from ridgeline.protocol.timeline import (
     FirstToken,
     Loaded,
     Matched,
+    Placed,
     Preempted,
     Prefilled,
     Queued,
     Refused,
+    Returned,
+    WentOn,
 )
 from ridgeline.telemetry.sentences import WORTH_A_WORD_SECONDS, duration, sentence, tokens
 
@@ -79,9 +82,9 @@ def _state(events: Sequence[Event]) -> State:
                 return "finished"
             case Refused():
                 return "refused"
-            case Admitted():
+            case Admitted() | Placed():
                 return "running"
-            case Preempted():
+            case Preempted() | Returned():
                 return "waiting"
     return "waiting"
 
@@ -108,8 +111,12 @@ def _phases(timeline: Timeline, answer: AnswerTimeline) -> tuple[Phase, ...]:
                 until(at, "recompute" if again else "prefill")
             case Prefilled(done=True) if name == "recompute":
                 until(at, "decode")
-            case FirstToken():
+            case Placed():
+                until(at, "recompute" if name == "preempted" else "prefill")
+            case FirstToken() | WentOn():
                 until(at, "decode")
+            case Returned(pieces=pieces):
+                until(at, "preempted" if pieces else "queue")
             case Preempted():
                 until(at, "preempted")
             case Finished() | Refused():

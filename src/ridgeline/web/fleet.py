@@ -1,4 +1,5 @@
-"""`/fleet/status`: what the front door knows of its replicas; `/fleet/replicas` changes their state."""
+"""`/fleet/status`: what the front door knows of its replicas; `/fleet/replicas` changes their state;
+`/fleet/lease` is where replicas register themselves."""
 
 import hmac
 import time
@@ -40,7 +41,38 @@ def fleet_router(front_door: FrontDoor, token: str | None) -> APIRouter:
         front_door.set_state(wish.replicas, _STATES[wish.action])
         return Response(orjson.dumps(described(front_door)), media_type="application/json")
 
+    @router.post("/lease")
+    async def lease(request: Request) -> Response:
+        place = _place(await request.body())
+        seconds = front_door.members.lease(place.url, place.region, place.cluster)
+        return Response(orjson.dumps({"lease_seconds": seconds}), media_type="application/json")
+
+    @router.delete("/lease")
+    async def give_back(request: Request) -> Response:
+        place = _place(await request.body())
+        front_door.members.give_back(place.url, place.region, place.cluster)
+        return Response(orjson.dumps({}), media_type="application/json")
+
     return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    url: str
+    region: str
+    cluster: str
+
+
+def _place(body: bytes) -> _Place:
+    """`{"url": "http://10.0.0.4:8000", "region": "us-east", "cluster": "us-east-a"}`; raises Refusal."""
+    try:
+        found = orjson.loads(body)
+        place = _Place(found["url"], found["region"], found["cluster"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        place = None
+    if place is None or not all(isinstance(each, str) for each in (place.url, place.region, place.cluster)):
+        raise Refusal("invalid_request", "The body must be JSON with `url`, `region` and `cluster`.")
+    return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +119,7 @@ def described(front_door: FrontDoor) -> dict[str, object]:
                 "told_seconds_ago": None if load is None else now - load.seconds,
                 "faults": replica.breaker.faults,
                 "breaker_open": not replica.breaker.allows(now),
+                "missing_metrics": front_door.members.missing.get(replica.id, ()),
                 "prefill_tokens_per_second": replica.prefill_tokens_per_second,
             }
         )

@@ -9,15 +9,20 @@ What was sent is counted at once, so that a burst does not fall on one replica. 
 refusal says that the ledger was wrong, and costs the replica nothing.
 """
 
+import functools
+import math
 import random
-from collections.abc import Container, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from ridgeline.admission import DrainRate, WaitingQueue
+from ridgeline.fleet.core.keys import PIECE_BYTES
 from ridgeline.fleet.core.prefix_map import PrefixMap
 from ridgeline.fleet.core.replica import Load, Replica, Sent
 from ridgeline.fleet.core.retries import RetryBudget
-from ridgeline.fleet.core.route import Option, choose, option
+from ridgeline.fleet.core.route import Estimates, Option, any_place, estimate
+from ridgeline.fleet.core.table import Table
 from ridgeline.protocol import Refusal
 
 LOOKED_AT = 64
@@ -26,8 +31,14 @@ others do not need."""
 
 MOST_ATTEMPTS = 4
 
+DESERTED_SECONDS = 1.0
+"""From one look for requests that nobody serves to the next."""
+
 BYTES_PER_TOKEN = 4.0
 """To begin with; learned from what answers say."""
+
+ANSWER_TOKENS = 256.0
+"""The same, of answers."""
 
 LEARNING = 0.05
 
@@ -44,6 +55,7 @@ class Arrival:
         tenant: its owner.
         priority: smaller is served first.
         max_tokens: of the answer; None for no limit.
+        smaller: models that may answer instead where this one has no place, the best first.
     """
 
     id: str
@@ -53,14 +65,19 @@ class Arrival:
     tenant: str = ""
     priority: int = 0
     max_tokens: int | None = None
+    smaller: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a request to a replica now; it is counted there already."""
+    """Send a request to a replica now; it is counted there already.
+
+    `others` are the next best, for the reason.
+    """
 
     request: str
     replica: str
+    model: str
     attempt: int
     chosen: Option
     others: tuple[Option, ...]
@@ -77,6 +94,40 @@ class Refuse:
 Decision = Send | Refuse
 
 
+class Witness(Protocol):
+    """Sees every event of a door, before and after."""
+
+    def before(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """The door is about to be told."""
+        ...
+
+    def after(self, decisions: list[Decision] | None) -> None:
+        """What it decided."""
+        ...
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def event(method: Callable[P, R]) -> Callable[P, R]:
+    """A method by which the world changes a door: nothing else does, so that a witness could repeat it."""
+
+    @functools.wraps(method)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        door = arguments[0]
+        assert isinstance(door, Door)
+        witness = door.witness
+        if witness is None:
+            return method(*arguments, **named)
+        witness.before(method.__name__, arguments[1:], dict(named))
+        decisions = method(*arguments, **named)
+        witness.after(cast("list[Decision] | None", decisions))
+        return decisions
+
+    return call
+
+
 @dataclass(slots=True)
 class _Request:
     arrival: Arrival
@@ -84,9 +135,18 @@ class _Request:
     attempts: int = 0
     excluded: set[str] = field(default_factory=set)
     replica: Replica | None = None
+    model: str = ""
+    began_by: str | None = None
     chosen: Option | None = None
     sent_seconds: float = 0.0
     began_seconds: float | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """That may answer it. An answer that has begun is gone on with by the model that began it."""
+        if self.began_by is not None:
+            return (self.began_by,)
+        return (self.arrival.model, *self.arrival.smaller)
 
 
 class Door:
@@ -97,6 +157,7 @@ class Door:
         round_trips: seconds between regions, by pair in alphabetical order.
         max_wait_seconds: who would wait for longer is refused.
         max_waiting: in the line at most.
+        patient_until: till then whoever no replica serves waits for one to join.
         rng: for choices among equals; a seeded one repeats them.
     """
 
@@ -107,6 +168,7 @@ class Door:
         *,
         max_wait_seconds: float = 20.0,
         max_waiting: int = 10_000,
+        patient_until: float = -math.inf,
         rng: random.Random | None = None,
     ) -> None:
         self.region = region
@@ -114,13 +176,18 @@ class Door:
         self.predicted_less_actual_cached = 0
         """Tokens, summed: above 0 where too much is believed to be cached."""
         self._round_trips = round_trips
+        self.witness: Witness | None = None
         self._max_wait = max_wait_seconds
+        self._patient_until = patient_until
+        self._deserted_seconds = -math.inf
         self._queue = WaitingQueue(max_waiting)
         self._requests: dict[str, _Request] = {}
         self._prefixes = PrefixMap()
+        self._table = Table()
         self._drain: dict[str, DrainRate] = {}
         self._retries = RetryBudget()
         self._bytes_per_token = BYTES_PER_TOKEN
+        self._answer_tokens = ANSWER_TOKENS
         self._rng = rng or random.Random()
 
     @property
@@ -130,43 +197,54 @@ class Door:
 
     # --- replicas --------------------------------------------------------------------------------
 
+    @event
     def joined(self, replica: Replica, now: float) -> list[Decision]:
         """A replica is there, for the first time or again; its memory is empty.
 
         What an earlier one of this name was answering fails by itself, as connections break.
         """
         self._prefixes.forget(replica.id)
+        self._table.drop(replica.id)
         self.replicas[replica.id] = replica
+        self._changed(replica)
         return self._dispatch(now)
 
+    @event
     def left(self, replica_id: str, now: float) -> list[Decision]:
         """A replica is gone. What it was answering fails by itself, as connections break."""
         self.replicas.pop(replica_id, None)
         self._prefixes.forget(replica_id)
+        self._table.drop(replica_id)
         return self._dispatch(now)
 
+    @event
     def told(self, replica_id: str, load: Load, now: float) -> list[Decision]:
         """A replica told how it is."""
         replica = self.replicas.get(replica_id)
         if replica is None:
             return []
-        replica.load = load
-        replica.slots = load.slots
+        replica.tell(load)
+        if load.kv_tokens:
+            self._prefixes.limit(replica_id, int(load.kv_tokens * self._bytes_per_token / PIECE_BYTES))
+        self._changed(replica)
         return self._dispatch(now)
 
+    @event
     def set_state(self, replica_ids: Iterable[str], state: str, now: float) -> list[Decision]:
         """`up`, `cordoned` or `draining`."""
         for replica_id in replica_ids:
             self.replicas[replica_id].state = state
+            self._changed(self.replicas[replica_id])
         return self._dispatch(now)
 
     # --- requests --------------------------------------------------------------------------------
 
+    @event
     def arrive(self, arrival: Arrival, now: float) -> list[Decision]:
         """A request comes: it is sent, put into the line (no decision), or refused."""
         self._retries.earn()
         refusal = self._refused_at_once(arrival)
-        if refusal is not None:
+        if refusal is not None and (now >= self._patient_until or refusal.code == "invalid_request"):
             return [Refuse(arrival.id, refusal)]
         request = _Request(arrival, now)
         sent = self._place(request, now)
@@ -178,7 +256,7 @@ class Door:
                 arrival.id,
                 priority=arrival.priority,
                 tenant=arrival.tenant,
-                cost_tokens=self._tokens(arrival) + (arrival.max_tokens or 256),
+                cost_tokens=self.prompt_tokens(arrival) + (arrival.max_tokens or 256),
                 now=now,
                 estimated_wait=lambda: self.wait_seconds(arrival.model, now),
             )
@@ -191,20 +269,32 @@ class Door:
             return [Refuse(arrival.id, _too_long(wait, self._max_wait))]
         return []
 
+    @event
     def began(self, request_id: str, now: float) -> None:
         """Its first token came."""
         request = self._requests.get(request_id)
         if request is None or request.replica is None or request.began_seconds is not None:
             return
-        request.began_seconds = now
+        request.began_seconds, request.began_by = now, request.model
         replica = request.replica
         replica.breaker.succeeded()
         assert request.chosen is not None
-        took = now - request.sent_seconds - request.chosen.round_trip_seconds
-        replica.learn(replica.sent[request_id], took)
+        chosen = request.chosen
+        replica.computed(
+            request_id, now - request.sent_seconds - chosen.round_trip_seconds - chosen.queue_seconds
+        )
+        self._changed(replica)
 
+    @event
     def ended(
-        self, request_id: str, now: float, *, prompt_tokens: int, cached_tokens: int, full_keys: list[bytes]
+        self,
+        request_id: str,
+        now: float,
+        *,
+        prompt_tokens: int,
+        cached_tokens: int,
+        full_keys: list[bytes],
+        answer_tokens: int = 0,
     ) -> list[Decision]:
         """It was answered.
 
@@ -214,6 +304,7 @@ class Door:
             prompt_tokens: as the replica counted them.
             cached_tokens: that it did not compute.
             full_keys: of the conversation with the answer, which the replica has now.
+            answer_tokens: of the answer.
         """
         request = self._requests.pop(request_id, None)
         if request is None or request.replica is None:
@@ -225,15 +316,18 @@ class Door:
             self._bytes_per_token += LEARNING * (ratio - self._bytes_per_token)
             assert request.chosen is not None
             self.predicted_less_actual_cached += request.chosen.cached_tokens - cached_tokens
+        self._answer_tokens += LEARNING * (answer_tokens - self._answer_tokens)
         replica.breaker.succeeded()
         if request.began_seconds is not None:
             replica.service_seconds += LEARNING * (now - request.began_seconds - replica.service_seconds)
+        self._changed(replica)
         if self.replicas.get(replica.id) is replica:
             self._prefixes.learn(replica.id, full_keys)
         rate = self._drain.setdefault(arrival.model, DrainRate())
         rate.finished(now, backlog=bool(len(self._queue)))
         return self._dispatch(now)
 
+    @event
     def left_by_client(self, request_id: str, now: float) -> list[Decision]:
         """Nobody waits for it any more."""
         request = self._requests.get(request_id)
@@ -243,18 +337,33 @@ class Door:
             self._drop(request_id)
             return []
         del self._requests[request_id]
-        self._release(request).breaker.left()
+        replica = self._release(request)
+        replica.breaker.left()
+        self._changed(replica)
         return self._dispatch(now)
 
+    @event
     def refused_full(self, request_id: str, now: float) -> list[Decision]:
         """The replica had no place after all: try another, without blame."""
         request = self._requests[request_id]
         replica = self._release(request)
         replica.breaker.succeeded()
         # Until it tells otherwise it is full.
-        replica.load = Load(now, replica.slots, replica.slots, wait_seconds=replica.service_seconds)
+        kv_tokens = replica.load.kv_tokens if replica.load else 0
+        replica.tell(
+            Load(
+                now,
+                replica.slots,
+                replica.slots,
+                kv_held=1.0 if kv_tokens else 0.0,
+                wait_seconds=replica.service_seconds,
+                kv_tokens=kv_tokens,
+            )
+        )
+        self._changed(replica)
         return self._again(request, now, spend=False)
 
+    @event
     def failed(self, request_id: str, now: float) -> list[Decision]:
         """A fault of the replica: its connection broke, or it answered nonsense.
 
@@ -264,67 +373,106 @@ class Door:
         request = self._requests[request_id]
         replica = self._release(request)
         replica.breaker.failed(now)
+        self._changed(replica)
         request.excluded.add(replica.id)
         return self._again(request, now, spend=True)
 
+    @event
     def tick(self, now: float) -> list[Decision]:
-        """Time has passed: a breaker may let a probe through, a new replica take more."""
-        return self._dispatch(now)
+        """Time has passed: a breaker may let a probe through, a new replica take more; and who has waited
+        for long enough for a replica to come is told that there is none."""
+        decisions = self._dispatch(now)
+        if now - self._deserted_seconds >= DESERTED_SECONDS and now >= self._patient_until:
+            self._deserted_seconds = now
+            decisions += self._refuse_deserted(now)
+        return decisions
+
+    def _refuse_deserted(self, now: float) -> list[Decision]:
+        refused: list[Decision] = []
+        for request_id in list(self._queue):
+            request = self._requests[request_id]
+            if now - request.arrived_seconds > self._max_wait and not self._serving(request.models):
+                self._drop(request_id)
+                refused.append(Refuse(request_id, _nobody(request.arrival.model)))
+        return refused
 
     def wait_seconds(self, model: str, now: float) -> float | None:
         """What one who came now would wait for a place, from the measured drain rate."""
         rate = self._drain.get(model)
         return None if rate is None else rate.estimated_wait(len(self._queue) + 1, now)
 
+    def prompt_tokens(self, arrival: Arrival) -> int:
+        """Of its prompt, as far as its text tells."""
+        return max(1, int(arrival.text_bytes / self._bytes_per_token))
+
     # --- choosing --------------------------------------------------------------------------------
 
-    def options(self, arrival: Arrival, now: float, excluded: Iterable[str] = ()) -> list[Option]:
-        """All replicas that may take it, and what is expected of each."""
-        tokens, left_out = self._tokens(arrival), set(excluded)
-        matched = self._prefixes.match(arrival.keys)
+    def options(self, arrival: Arrival, now: float, excluded: Collection[str] = ()) -> list[Option]:
+        """All replicas that may take it, and what is expected of each, the soonest first."""
+        found = self._estimates(arrival, arrival.model, now, excluded)
+        if found is None:
+            return []
+        options = [found.option(row) for row in found.allowed.nonzero()[0]]
+        return sorted(options, key=lambda each: each.seconds)
+
+    def changed(self, replica_id: str) -> None:
+        """A replica's fields were set from outside."""
+        self._changed(self.replicas[replica_id])
+
+    def _changed(self, replica: Replica) -> None:
+        if self.replicas.get(replica.id) is replica:
+            self._table.put(replica, self._round_trip(replica.region))
+
+    def _estimates(
+        self, arrival: Arrival, model: str, now: float, excluded: Collection[str]
+    ) -> Estimates | None:
+        allowed = self._table.allowed(model, now, excluded)
+        if allowed is None:
+            return None
+        tokens = self.prompt_tokens(arrival)
         per_key = tokens / max(1, len(arrival.keys))
-        return [
-            option(
-                replica,
-                tokens,
-                min(tokens - 1, int(matched.get(replica.id, 0) * per_key)),
-                self._round_trip(replica.region),
-                now,
-            )
-            for replica in self.replicas.values()
-            if replica.id not in left_out and replica.takes(arrival.model, now)
-        ]
+        matched = self._prefixes.match(arrival.keys)
+        cached = {replica: min(tokens - 1, int(keys * per_key)) for replica, keys in matched.items()}
+        return estimate(
+            self._table, allowed, tokens, tokens + self._answer(arrival), self._table.column(cached), now
+        )
 
     def _place(self, request: _Request, now: float) -> Send | None:
         """Choose and reserve; None where the best of them has no place yet."""
-        arrival = request.arrival
-        found = self.options(arrival, now, request.excluded)
-        if not found:
-            return None
-        chosen = choose(found, self._rng)
-        if not chosen.has_place:
-            return None
+        for model in request.models:
+            found = self._estimates(request.arrival, model, now, request.excluded)
+            if found is not None:
+                row = found.choose(self._rng)
+                if found.has_place[row]:
+                    return self._reserve(request, model, found, row, now)
+        return None
+
+    def _reserve(self, request: _Request, model: str, found: Estimates, row: int, now: float) -> Send:
+        arrival, chosen = request.arrival, found.option(row)
         request.attempts += 1
         replica = self.replicas[chosen.replica]
-        request.replica, request.chosen = replica, chosen
+        request.replica, request.chosen, request.model = replica, chosen, model
         request.sent_seconds, request.began_seconds = now, None
-        tokens = self._tokens(arrival)
-        replica.sent[arrival.id] = Sent(now, tokens - chosen.cached_tokens, tokens)
-        replica.breaker.sent()
+        tokens = self.prompt_tokens(arrival)
+        replica.add(arrival.id, Sent(now, tokens - chosen.cached_tokens, tokens + self._answer(arrival)))
         # Believed at once: the next one that begins alike is drawn there, too, unless it is full.
         self._prefixes.learn(replica.id, arrival.keys)
-        return Send(arrival.id, chosen.replica, request.attempts, chosen, tuple(found))
+        others = tuple(found.option(each) for each in found.soonest(row))
+        self._changed(replica)
+        return Send(arrival.id, chosen.replica, model, request.attempts, chosen, others)
 
     def _dispatch(self, now: float) -> list[Decision]:
         """Look at those who wait, in their fair order."""
         sent: list[Decision] = []
-        if not len(self._queue) or not self.replicas:
+        if not len(self._queue) or not any_place(self._table, now):
             return sent
         for request_id in list(self._first_waiting()):
             decision = self._place(self._requests[request_id], now)
             if decision is not None:
                 self._queue.remove(request_id, served=True)
                 sent.append(decision)
+                if not any_place(self._table, now):
+                    break
         return sent
 
     def _first_waiting(self) -> Iterable[str]:
@@ -340,19 +488,19 @@ class Door:
             del self._requests[arrival.id]
             reason = Refusal("no_replica", "The replicas that were tried failed; try again.")
             return [*decisions, Refuse(arrival.id, reason)]
-        if not self._serving(arrival.model, request.excluded):
+        if not self._serving(request.models, request.excluded):
             request.excluded.clear()  # nobody else is there: better the same one again than nobody ever
         sent = self._place(request, now)
         if sent is not None:
             return [*decisions, sent]
-        if not self._serving(arrival.model):
+        if not self._serving(request.models):
             del self._requests[arrival.id]
             return [*decisions, Refuse(arrival.id, _nobody(arrival.model))]
         self._queue.requeue_front(
             arrival.id,
             priority=arrival.priority,
             tenant=arrival.tenant,
-            cost_tokens=self._tokens(arrival),
+            cost_tokens=self.prompt_tokens(arrival),
             now=now,
         )
         return decisions
@@ -362,7 +510,7 @@ class Door:
             return Refusal("invalid_request", f"The request id {arrival.id} is in use.", param="id")
         models = sorted({model for replica in self.replicas.values() for model in replica.models})
         if arrival.model in models:
-            return None if self._serving(arrival.model) else _nobody(arrival.model)
+            return None if self._serving((arrival.model, *arrival.smaller)) else _nobody(arrival.model)
         if not models:
             return Refusal("no_replica", "No replica has joined yet.")
         there = ", ".join(models)
@@ -372,14 +520,16 @@ class Door:
             param="model",
         )
 
-    def _serving(self, model: str, excluded: Container[str] = ()) -> bool:
+    def _serving(self, models: Sequence[str], excluded: Collection[str] = ()) -> bool:
         return any(
-            replica.state == "up" and model in replica.models and replica.id not in excluded
+            replica.state == "up" and replica.id not in excluded and not replica.models.isdisjoint(models)
             for replica in self.replicas.values()
         )
 
-    def _tokens(self, arrival: Arrival) -> int:
-        return max(1, int(arrival.text_bytes / self._bytes_per_token))
+    def _answer(self, arrival: Arrival) -> int:
+        """Tokens that its answer may have."""
+        most = arrival.max_tokens
+        return int(self._answer_tokens if most is None else min(most, self._answer_tokens))
 
     def _round_trip(self, region: str) -> float:
         if region == self.region:
@@ -392,10 +542,8 @@ class Door:
         replica = request.replica
         assert replica is not None, "only what was sent can be released"
         request.replica = None
-        sent, load = replica.sent.pop(request.arrival.id), replica.load
-        if load is not None and sent.seconds <= load.seconds:
-            # It was in what the replica told.
-            replica.load = replace(load, running=max(0, load.running - 1))
+        replica.remove(request.arrival.id)
+        self._changed(replica)
         return replica
 
     def _drop(self, request_id: str) -> None:
@@ -414,6 +562,14 @@ class Door:
         for replica in self.replicas.values():
             for request_id in replica.sent:
                 assert self._requests[request_id].replica is replica, "counted, but not sent"
+            computing = [sent for sent in replica.sent.values() if sent.computing]
+            assert replica.pending_tokens == sum(sent.uncached_tokens for sent in computing)
+            assert replica.since == sum(not sent.told for sent in replica.sent.values())
+            row = self._table.rows[replica.id]
+            assert self._table.running[row] == replica.running, "the table is not as the replica"
+            assert self._table.pending[row] == replica.pending_tokens
+        assert set(self._table.rows) == set(self.replicas)
+        self._prefixes.check()
         assert len(self._queue) == sum(1 for r in self._requests.values() if r.replica is None)
 
 

@@ -1,6 +1,6 @@
 """What the front door knows of a replica: what it was told, and what it has sent there since."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ridgeline.fleet.core.breaker import Breaker
 
@@ -12,6 +12,9 @@ SLOW_START_SECONDS = 20.0
 connections are cold."""
 
 LEAST_STARTING = 2
+
+LEAST_MEASURED_TOKENS = 64
+"""Computing fewer tells no rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Load:
         waiting: in its own line.
         kv_held: share of its KV blocks that running sequences hold.
         wait_seconds: what it promises to one who comes now.
+        kv_tokens: that its KV blocks have room for; 0 where it does not tell.
     """
 
     seconds: float
@@ -33,15 +37,28 @@ class Load:
     waiting: int = 0
     kv_held: float = 0.0
     wait_seconds: float = 0.0
+    kv_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sent:
-    """A request that is there, or on its way."""
+    """A request that is there, or on its way.
+
+    Attributes:
+        seconds: when it was sent.
+        uncached_tokens: of its prompt, believed to be computed there.
+        ahead_tokens: the same, and what was sent before and not computed yet.
+        kv_tokens: that it will hold at its end, as far as can be foretold.
+        computing: its first token has not come.
+        told: it is in the load that the replica told last.
+    """
 
     seconds: float
     uncached_tokens: int
-    prompt_tokens: int
+    kv_tokens: int
+    computing: bool = True
+    told: bool = False
+    ahead_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -57,6 +74,9 @@ class Replica:
         service_seconds: from the first token to the last, learned.
         state: cordoned and draining ones get nothing new.
         up_seconds: since when it is there.
+        pending_tokens: sent there, and not computed yet.
+        since: requests sent after it told its load last.
+        since_kv_tokens: that those will hold.
     """
 
     id: str
@@ -71,6 +91,9 @@ class Replica:
     load: Load | None = None
     sent: dict[str, Sent] = field(default_factory=dict)
     breaker: Breaker = field(default_factory=Breaker)
+    pending_tokens: int = 0
+    since: int = 0
+    since_kv_tokens: int = 0
 
     @property
     def running(self) -> int:
@@ -78,9 +101,14 @@ class Replica:
         load = self.load
         if load is None:
             return len(self.sent)
-        since = sum(1 for sent in self.sent.values() if sent.seconds > load.seconds)
         # Others may have sent some: what it told is more than what we know of. It never is less than ours.
-        return max(load.running + load.waiting + since, len(self.sent))
+        return max(load.running + load.waiting + self.since, len(self.sent))
+
+    @property
+    def kv_used_tokens(self) -> float:
+        """Held by those it told of, and what those sent since will hold; 0 where it does not tell."""
+        load = self.load
+        return 0.0 if load is None else load.kv_held * load.kv_tokens + self.since_kv_tokens
 
     def places(self, now: float) -> int:
         """Sequences it takes at once now; fewer while it is new."""
@@ -93,9 +121,46 @@ class Replica:
         """Whether something may be sent there at all."""
         return self.state == "up" and model in self.models and self.breaker.allows(now)
 
-    def learn(self, sent: Sent, first_token_seconds: float) -> None:
-        """An answer began so long after it was sent, round trip and queue taken off."""
-        if sent.uncached_tokens < 64 or first_token_seconds <= 0:
-            return  # too little to tell a rate from
-        rate = sent.uncached_tokens / first_token_seconds
-        self.prefill_tokens_per_second += LEARNING * (rate - self.prefill_tokens_per_second)
+    def tell(self, load: Load) -> None:
+        """It told how it is: what was sent before is in that."""
+        self.load, self.slots = load, load.slots
+        for sent in self.sent.values():
+            sent.told = sent.seconds <= load.seconds
+        after = [sent for sent in self.sent.values() if not sent.told]
+        self.since, self.since_kv_tokens = len(after), sum(sent.kv_tokens for sent in after)
+
+    def add(self, request_id: str, sent: Sent) -> None:
+        """A request is on its way there."""
+        self.sent[request_id] = sent
+        self.pending_tokens += sent.uncached_tokens
+        sent.ahead_tokens = self.pending_tokens
+        self.since += 1
+        self.since_kv_tokens += sent.kv_tokens
+        self.breaker.sent()
+
+    def computed(self, request_id: str, seconds: float) -> None:
+        """Its first token came, so long after it was sent, queue and round trip taken off."""
+        sent = self.sent[request_id]
+        self._computed(sent)
+        if sent.uncached_tokens >= LEAST_MEASURED_TOKENS and seconds > 0:
+            # As predicted: what was there before is computed first.
+            rate = sent.ahead_tokens / seconds
+            self.prefill_tokens_per_second += LEARNING * (rate - self.prefill_tokens_per_second)
+
+    def remove(self, request_id: str) -> None:
+        """It is not there any more."""
+        sent, load = self.sent.pop(request_id), self.load
+        self._computed(sent)
+        if load is None or not sent.told:
+            self.since -= 1
+            self.since_kv_tokens -= sent.kv_tokens
+        else:
+            freed = sent.kv_tokens / load.kv_tokens if load.kv_tokens else 0.0
+            self.load = replace(
+                load, running=max(0, load.running - 1), kv_held=max(0.0, load.kv_held - freed)
+            )
+
+    def _computed(self, sent: Sent) -> None:
+        if sent.computing:
+            sent.computing = False
+            self.pending_tokens -= sent.uncached_tokens

@@ -4,14 +4,17 @@
 
 All from figures that may be old or wrong, so each prediction has a doubt, and whoever could be the best
 within its doubt has the same chance: bursts spread, and a signal that is stale makes choices more even
-instead of stopping them.
+instead of stopping them. A place is one in the batch and the KV memory for prompt and answer.
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ridgeline.fleet.core.replica import Replica
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.fleet.core.replica import LEAST_STARTING, SLOW_START_SECONDS
+from ridgeline.fleet.core.table import Bools, Floats, Table
 
 LEAST_DOUBT_SECONDS = 0.002
 DOUBT_OF_COMPUTING = 0.05
@@ -19,6 +22,13 @@ DOUBT_OF_COMPUTING = 0.05
 
 STALE_SECONDS = 10.0
 """A load told so long ago says nothing about the queue any more."""
+
+FULL_KV = 0.98
+"""Share of KV memory that is given away: answers grow longer than was foretold, and preempting costs more
+than waiting."""
+
+OTHERS = 3
+"""Replicas that are told beside the chosen one, as the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +59,93 @@ class Option:
         return self.queue_seconds + self.prefill_seconds + self.round_trip_seconds
 
 
-def option(
-    replica: Replica, prompt_tokens: int, cached_tokens: int, round_trip_seconds: float, now: float
-) -> Option:
-    """What is expected of one replica."""
-    running, places = replica.running, replica.places(now)
-    over = running - places + 1
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What is expected of every row of the table; all [rows]."""
+
+    table: Table
+    allowed: Bools
+    cached: Floats
+    queue: Floats
+    prefill: Floats
+    seconds: Floats
+    doubt: Floats
+    has_place: Bools
+
+    def choose(self, rng: random.Random) -> int:
+        """The soonest row; of those that could be it, any, before any that has no place yet."""
+        least = self.seconds[self.allowed].min()
+        near = self.allowed & (self.seconds - self.doubt <= least)
+        ready = np.flatnonzero(near & self.has_place)
+        rows = ready if len(ready) else np.flatnonzero(near)
+        return int(rows[rng.randrange(len(rows))])
+
+    def soonest(self, but: int) -> list[int]:
+        """The next best rows."""
+        rows = np.flatnonzero(self.allowed)
+        if len(rows) > OTHERS + 1:
+            rows = rows[np.argpartition(self.seconds[rows], OTHERS)[: OTHERS + 1]]
+        order = rows[np.argsort(self.seconds[rows], kind="stable")]
+        return [int(row) for row in order if row != but][:OTHERS]
+
+    def option(self, row: int) -> Option:
+        """A row in words."""
+        return Option(
+            self.table.ids[row],
+            int(self.cached[row]),
+            float(self.queue[row]),
+            float(self.prefill[row]),
+            float(self.table.round_trip[row]),
+            float(self.doubt[row]),
+            bool(self.has_place[row]),
+        )
+
+
+def places(table: Table, now: float) -> Floats:
+    """Sequences that each takes at once, see `Replica.places`."""
+    share = np.minimum((now - table.up_seconds) / SLOW_START_SECONDS, 1.0)
+    starting = np.maximum(np.minimum(LEAST_STARTING, table.slots), np.floor(table.slots * share))
+    return np.where(share >= 1.0, table.slots, starting)
+
+
+def any_place(table: Table, now: float) -> bool:
+    """Whether anybody has a place in its batch: quick to tell, and mostly it is no."""
+    return bool(((table.running < places(table, now)) & (table.open_until <= now)).any())
+
+
+def estimate(
+    table: Table, allowed: Bools, prompt_tokens: int, kv_tokens: int, cached_tokens: Floats, now: float
+) -> Estimates:
+    """What is expected of all replicas.
+
+    Args:
+        table: of them.
+        allowed: [rows], who may be chosen.
+        prompt_tokens: of the request.
+        kv_tokens: that it will hold at its end.
+        cached_tokens: [rows], of the prompt.
+        now: the time.
+    """
+    have = places(table, now)
+    over = table.running - have + 1
     # The p-th in line begins when the p-th of those there ends: places free up one service time apart.
-    queue = max(0.0, over) * replica.service_seconds / max(1, places)
-    load = replica.load
-    if load is not None and now - load.seconds < STALE_SECONDS:
-        queue = max(queue, load.wait_seconds if over > 0 else 0.0)
-    ahead = sum(
-        sent.uncached_tokens for sent in replica.sent.values() if sent.seconds >= now - queue_memory(replica)
-    )
-    uncached = prompt_tokens - cached_tokens
-    prefill = (uncached + ahead) / replica.prefill_tokens_per_second
-    age = STALE_SECONDS if load is None else min(STALE_SECONDS, now - load.seconds)
+    queue = np.maximum(over, 0.0) * table.service / np.maximum(have, 1.0)
+    short = _short_of_kv(table, kv_tokens)
+    each = table.kv_used / np.maximum(table.running, 1.0)
+    ends = np.ceil(short / np.maximum(each, 1.0))
+    queue = np.maximum(queue, ends * table.service / np.maximum(table.running, 1.0))
+    has_place = (over <= 0) & (short <= 0)
+    age = np.minimum(now - table.told_seconds, STALE_SECONDS)
+    told = np.where(~has_place & (age < STALE_SECONDS), table.told_wait, 0.0)
+    queue = np.maximum(queue, told)
+    prefill = (prompt_tokens - cached_tokens + table.pending) / table.rate
     doubt = LEAST_DOUBT_SECONDS + DOUBT_OF_COMPUTING * prefill
-    doubt += age / STALE_SECONDS * (queue + replica.service_seconds / max(1, places))
-    return Option(replica.id, cached_tokens, queue, prefill, round_trip_seconds, doubt, over <= 0)
+    doubt += age / STALE_SECONDS * (queue + table.service / np.maximum(have, 1.0))
+    seconds = queue + prefill + table.round_trip
+    return Estimates(table, allowed, cached_tokens, queue, prefill, seconds, doubt, has_place)
 
 
-def queue_memory(replica: Replica) -> float:
-    """How long a prompt that was sent is taken to be still computed: as long as computing it takes."""
-    pending = sum(sent.uncached_tokens for sent in replica.sent.values())
-    return pending / replica.prefill_tokens_per_second
-
-
-def choose(options: Sequence[Option], rng: random.Random) -> Option:
-    """The soonest; of those that could be it, any, before any that has no place yet. At least one option."""
-    least = min(each.seconds for each in options)
-    near = [each for each in options if each.seconds - each.doubt_seconds <= least]
-    return rng.choice([each for each in near if each.has_place] or near)
+def _short_of_kv(table: Table, kv_tokens: int) -> npt.NDArray[np.float64]:
+    """Tokens that must be freed before it fits; never for what has nothing running, or does not tell."""
+    short = table.kv_used + kv_tokens - FULL_KV * table.kv_tokens
+    return np.where((table.kv_tokens > 0) & (table.running > 0), np.maximum(short, 0.0), 0.0)

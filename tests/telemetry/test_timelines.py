@@ -4,9 +4,9 @@ import tracemalloc
 
 import told
 
-from ridgeline.engine.timelines import FIRST_EVENTS, LAST_EVENTS, Timelines
 from ridgeline.protocol import Refusal, Request, Told
 from ridgeline.protocol.timeline import Preempted, Prefilled, Refused
+from ridgeline.telemetry.timelines import FIRST_EVENTS, LAST_EVENTS, Timelines
 
 
 def request(name: str, tenant: str = "local", n: int = 1, known_as: str = "") -> Request:

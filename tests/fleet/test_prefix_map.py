@@ -1,0 +1,95 @@
+"""What is believed to be cached where, against a simple model."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ridgeline.fleet.core.prefix_map import LEAST_KEYS, PrefixMap
+
+CHAINS = [tuple(bytes([chain, depth]) for depth in range(6)) for chain in range(4)]
+for chain in CHAINS[1:]:
+    assert chain[0] != CHAINS[0][0]
+
+
+class Plain:
+    """The same, as lists in the order of use."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[bytes]] = {}
+
+    def learn(self, replica: str, keys: tuple[bytes, ...]) -> None:
+        held = self.held.setdefault(replica, [])
+        for key in reversed(keys):
+            if key in held:
+                held.remove(key)
+            held.append(key)
+
+    def match(self, keys: tuple[bytes, ...]) -> dict[str, int]:
+        found = {}
+        for replica, held in self.held.items():
+            depth = 0
+            while depth < len(keys) and keys[depth] in held:
+                depth += 1
+            if depth:
+                found[replica] = depth
+        return found
+
+
+def keys_of(chain: int, count: int) -> tuple[bytes, ...]:
+    return CHAINS[chain][:count]
+
+
+STEP = st.tuples(
+    st.sampled_from(["learn", "learn", "learn", "unlearn", "forget"]),
+    st.sampled_from(["a", "b", "c"]),
+    st.integers(0, 3),
+    st.integers(0, 6),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(STEP, max_size=40))
+def test_it_is_as_lists_would_be(steps: list[tuple[str, str, int, int]]) -> None:
+    found, plain = PrefixMap(), Plain()
+    for what, replica, chain, count in steps:
+        keys = keys_of(chain, count)
+        if what == "learn":
+            found.learn(replica, keys)
+            plain.learn(replica, keys)
+        elif what == "unlearn":
+            found.unlearn(replica, keys)
+            plain.held[replica] = [key for key in plain.held.get(replica, []) if key not in keys]
+        else:
+            found.forget(replica)
+            plain.held.pop(replica, None)
+        found.check()
+        for whole in CHAINS:
+            assert found.match(whole) == plain.match(whole)
+
+
+def many(name: int, count: int) -> list[bytes]:
+    return [name.to_bytes(2, "big") + depth.to_bytes(2, "big") for depth in range(count)]
+
+
+def test_no_more_is_believed_than_a_memory_holds() -> None:
+    found = PrefixMap()
+    found.limit("a", 100)
+    for name in range(10):
+        found.learn("a", many(name, 30))
+        found.learn("b", many(name, 30))
+        found.check()
+    assert [found.match(many(name, 30)).get("a", 0) for name in range(10)] == [0] * 6 + [10, 30, 30, 30]
+    assert all(found.match(many(name, 30))["b"] == 30 for name in range(10))
+    found.limit("b", 1)
+    assert found.match(many(9, 30))["b"] == 30 <= LEAST_KEYS
+    assert found.match(many(0, 30)) == {}
+
+
+def test_all_replicas_together_are_bounded_and_the_greedy_give_way() -> None:
+    found = PrefixMap(most_keys=200)
+    found.learn("small", many(0, 20))
+    for name in range(1, 40):
+        found.learn("large", many(name, 30))
+        found.check()
+    assert len(found) == 200
+    assert found.match(many(0, 20)) == {"small": 20}
+    assert found.match(many(39, 30)) == {"large": 30}
