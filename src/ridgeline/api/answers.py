@@ -26,6 +26,7 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
     stop_reason: str | int | None = None
+    continued: bool = False
 
 
 class UsageSum:
@@ -107,6 +108,7 @@ async def collect(
         answer.text.append(delta.text)
         answer.logprobs.extend(delta.logprobs or ())
         answer.token_ids.extend(delta.token_ids)
+        answer.continued |= delta.continued
         if delta.finish is not None:
             answer.finish, answer.stop_reason = delta.finish, delta.stop_reason
         usage.add(position, delta)

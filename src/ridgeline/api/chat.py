@@ -50,6 +50,7 @@ async def create(http: HttpRequest) -> Response:
             "finish_reason": answer.finish,
             "stop_reason": answer.stop_reason,
             **({"token_ids": answer.token_ids} if body.return_token_ids else {}),
+            **({"continued": True} if answer.continued else {}),
         }
         for index, answer in enumerate(answers)
     ]
@@ -75,8 +76,14 @@ class _Chunks:
         if self._usage is not None:
             self._usage.add(position, delta)
         ids = delta.token_ids if self._token_ids else None
-        if delta.text or delta.logprobs or ids:
-            yield self._chunk(delta.index, {"content": delta.text}, logprobs=delta.logprobs, token_ids=ids)
+        if delta.text or delta.logprobs or ids or delta.continued:
+            yield self._chunk(
+                delta.index,
+                {"content": delta.text},
+                logprobs=delta.logprobs,
+                token_ids=ids,
+                continued=delta.continued,
+            )
         if delta.finish is not None:
             yield self._chunk(delta.index, {}, finish=delta.finish, stop_reason=delta.stop_reason)
 
@@ -94,6 +101,7 @@ class _Chunks:
         token_ids: Sequence[int] | None = None,
         finish: str | None = None,
         stop_reason: str | int | None = None,
+        continued: bool = False,
     ) -> dict[str, object]:
         choice: dict[str, object] = {
             "index": index,
@@ -105,6 +113,8 @@ class _Chunks:
             choice["token_ids"] = token_ids
         if finish is not None:
             choice["stop_reason"] = stop_reason
+        if continued:
+            choice["continued"] = True
         chunk = self._around.wrap("chat.completion.chunk", [choice])
         return chunk if self._usage is None else chunk | {"usage": None}
 

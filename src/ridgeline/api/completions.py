@@ -52,6 +52,7 @@ async def create(http: HttpRequest) -> Response:
             answer.stop_reason,
             answer.token_ids if body.return_token_ids else None,
         )
+        | ({"continued": True} if answer.continued else {})
         for index, answer in enumerate(answers)
     ]
     return complete(around.wrap("text_completion", choices) | {"usage": usage.as_json()}, requests[0].model)
@@ -76,11 +77,12 @@ class _Chunks:
         if self._usage is not None:
             self._usage.add(position, delta)
         ids = delta.token_ids if self._token_ids else None
-        if not (delta.text or delta.logprobs or delta.finish or ids):
+        if not (delta.text or delta.logprobs or delta.finish or ids or delta.continued):
             return
         index = position * self._n + delta.index
         logprobs = _logprobs(delta.logprobs, self._offsets[index]) if delta.logprobs else None
         choice = _choice(index, delta.text, logprobs, delta.finish, delta.stop_reason, ids)
+        choice |= {"continued": True} if delta.continued else {}
         chunk = self._around.wrap("text_completion", [choice])
         yield chunk if self._usage is None else chunk | {"usage": None}
 

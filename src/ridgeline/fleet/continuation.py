@@ -19,12 +19,14 @@ class Given:
     before: int = 0
     finish: Delta | None = None
     usage: Usage | None = None
+    fingerprint: str | None = None
 
     def add(self, delta: Delta) -> bool:
         """Take a delta in; whether it is to be given out now: ends wait for the usage."""
         self.text += delta.text
         self.ids += delta.token_ids
         self.pieces += bool(delta.text)
+        self.fingerprint = delta.fingerprint or self.fingerprint
         if delta.usage is not None:
             self.usage = delta.usage
             return False

@@ -333,7 +333,7 @@ class FrontDoor:
     ) -> AsyncGenerator[Delta, None]:
         """One replica's part of the answers: from the beginning, or from where another one broke off."""
         upstream = self.members.upstreams[decision.replica]
-        rest = await self._rest(request, upstream, answers)
+        rest, exact = await self._rest(request, upstream, answers)
         goes_on, first = bool(answers), True
 
         def heard(load: ReplicaLoad) -> None:
@@ -354,6 +354,8 @@ class FrontDoor:
                 if first:
                     first = False
                     self._began(request, decision, goes_on)
+                    if goes_on and not (exact and answers[0].fingerprint == delta.fingerprint):
+                        yield Delta(0, continued=True)
                 if answers.setdefault(delta.index, Given()).add(delta):
                     yield delta
         for answer in answers.values():
@@ -364,8 +366,10 @@ class FrontDoor:
             assert answer.finish is not None
             yield replace(answer.finish, usage=usage if index == 0 else Usage(usage.prompt_tokens, 0))
 
-    async def _rest(self, request: Request, upstream: Upstream, answers: dict[int, Given]) -> Request:
-        """The request for what has not been given out yet.
+    async def _rest(
+        self, request: Request, upstream: Upstream, answers: dict[int, Given]
+    ) -> tuple[Request, bool]:
+        """The request for what has not been given out yet, and whether it goes on behind the very token.
 
         Between replicas that tell tokens it goes on behind the very token that was given out last, so that
         greedy text is the same as if nothing had happened. Others go on behind the text.
@@ -375,16 +379,16 @@ class FrontDoor:
         answer = answers.get(0)
         if answer is None or not answer.text:
             answers.clear()
-            return request
+            return request, True
         if upstream.speaks_ridgeline and answer.ids:
             with contextlib.suppress(Refusal):
                 prompt = await self._prompt_ids(request, upstream)
                 kept = await self._kept(answer, upstream)
                 if kept:
                     del answer.ids[kept:]
-                    return continued(request, answer, kept, tuple(prompt + answer.ids))
+                    return continued(request, answer, kept, tuple(prompt + answer.ids)), True
         logger.warning("%s goes on behind its text: another token may be drawn", request.id)
-        return continued_in_text(request, answer)
+        return continued_in_text(request, answer), False
 
     async def _prompt_ids(self, request: Request, upstream: Upstream) -> list[int]:
         if isinstance(request.prompt, tuple):

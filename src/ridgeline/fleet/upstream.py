@@ -191,14 +191,16 @@ def _deltas(event: Mapping[str, Any]) -> list[Delta]:
     """Of one event. Usage comes in an event of its own, after the finish: it has index 0 and no text."""
     if "error" in event:
         raise Fault(str(event["error"])[:300])
-    deltas = []
+    deltas, fingerprint = [], event.get("system_fingerprint")
     for choice in event.get("choices") or ():
         text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
         finish = choice.get("finish_reason")
         ids = tuple(choice.get("token_ids") or ())
         if text or finish or ids:
             ended = _FINISHES.get(finish, "stop") if finish else None
-            deltas.append(Delta(int(choice.get("index", 0)), text, ids, finish=ended))
+            deltas.append(
+                Delta(int(choice.get("index", 0)), text, ids, finish=ended, fingerprint=fingerprint)
+            )
     usage = event.get("usage")
     if usage:
         details = usage.get("prompt_tokens_details") or {}
@@ -220,7 +222,7 @@ def _refused(status: int, content: bytes) -> Exception:
     error = error.get("error", error) if isinstance(error, dict) else {}
     error = error if isinstance(error, dict) else {}
     code, message = error.get("code"), str(error.get("message") or f"HTTP {status}")[:1000]
-    if status == 429 or (status == 503 and code not in ("no_replica", "shutting_down")):
+    if status == 429 or (status == 503 and code != "no_replica"):  # who is ending is no more broken than full
         return Full(message)
     if status == 413:
         return Refusal("request_too_large", message)

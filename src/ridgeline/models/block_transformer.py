@@ -135,7 +135,7 @@ class BlockTransformer:
     def _compile(self) -> None:
         """Compile what has not been kept: it must not happen in a step."""
         if not is_kept("forward"):
-            logger.info("compiling kernels for this processor; this once it takes some 30 seconds")
+            logger.info("compiling kernels for this processor; this once it takes some 40 seconds")
         provide_product()
         provide_attention()
         provide_int8()

@@ -49,6 +49,9 @@ class Delta:
         finish: set on the last delta of this answer, and only there.
         stop_reason: the stop string or stop token that ended the answer, if one did.
         usage: this answer's tokens; set on its last delta, and only there.
+        fingerprint: of the replica that made it, where a front door knows it.
+        continued: from here on another replica goes on, whose text may not be what the first one's would
+            have been.
     """
 
     index: int
@@ -58,3 +61,5 @@ class Delta:
     finish: FinishReason | None = None
     stop_reason: str | int | None = None
     usage: Usage | None = None
+    fingerprint: str | None = None
+    continued: bool = False

@@ -26,10 +26,14 @@ from ridgeline.fleet.core.table import Table
 from ridgeline.protocol import Refusal
 
 LOOKED_AT = 64
-"""Waiting requests that are looked at when something changes: the first may wait for a replica that
-others do not need."""
+IN_VAIN = 8
+"""Waiting requests that are looked at when something changes, and how many in a row without a place: the
+first may wait for a replica that others do not need, or for more memory than they do."""
 
 MOST_ATTEMPTS = 4
+
+FULL_SECONDS = 0.1
+"""A replica that has refused is not asked again for so long, unless one of its answers ends before."""
 
 DESERTED_SECONDS = 1.0
 """From one look for requests that nobody serves to the next."""
@@ -348,18 +352,10 @@ class Door:
         request = self._requests[request_id]
         replica = self._release(request)
         replica.breaker.succeeded()
-        # Until it tells otherwise it is full.
-        kv_tokens = replica.load.kv_tokens if replica.load else 0
-        replica.tell(
-            Load(
-                now,
-                replica.slots,
-                replica.slots,
-                kv_held=1.0 if kv_tokens else 0.0,
-                wait_seconds=replica.service_seconds,
-                kv_tokens=kv_tokens,
-            )
-        )
+        load = replica.load
+        if load is None or load.seconds < request.sent_seconds:  # it has not told how it is
+            replica.tell(Load(now, replica.slots, replica.slots, wait_seconds=replica.service_seconds))
+        replica.full_until = now + FULL_SECONDS
         self._changed(replica)
         return self._again(request, now, spend=False)
 
@@ -413,7 +409,7 @@ class Door:
         if found is None:
             return []
         options = [found.option(row) for row in found.allowed.nonzero()[0]]
-        return sorted(options, key=lambda each: each.seconds)
+        return sorted(options, key=lambda each: each.seconds + each.crowding_seconds)
 
     def changed(self, replica_id: str) -> None:
         """A replica's fields were set from outside."""
@@ -466,13 +462,15 @@ class Door:
         sent: list[Decision] = []
         if not len(self._queue) or not any_place(self._table, now):
             return sent
+        in_vain = 0
         for request_id in list(self._first_waiting()):
             decision = self._place(self._requests[request_id], now)
             if decision is not None:
                 self._queue.remove(request_id, served=True)
                 sent.append(decision)
-                if not any_place(self._table, now):
-                    break
+            in_vain = 0 if decision is not None else in_vain + 1
+            if in_vain == IN_VAIN or not any_place(self._table, now):
+                break
         return sent
 
     def _first_waiting(self) -> Iterable[str]:
@@ -542,6 +540,7 @@ class Door:
         replica = request.replica
         assert replica is not None, "only what was sent can be released"
         request.replica = None
+        replica.full_until = -math.inf  # there is a place now
         replica.remove(request.arrival.id)
         self._changed(replica)
         return replica

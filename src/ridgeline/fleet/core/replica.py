@@ -1,5 +1,6 @@
 """What the front door knows of a replica: what it was told, and what it has sent there since."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 from ridgeline.fleet.core.breaker import Breaker
@@ -77,6 +78,7 @@ class Replica:
         pending_tokens: sent there, and not computed yet.
         since: requests sent after it told its load last.
         since_kv_tokens: that those will hold.
+        full_until: it has refused, for want of a place.
     """
 
     id: str
@@ -94,6 +96,7 @@ class Replica:
     pending_tokens: int = 0
     since: int = 0
     since_kv_tokens: int = 0
+    full_until: float = -math.inf
 
     @property
     def running(self) -> int:

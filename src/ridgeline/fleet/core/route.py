@@ -2,6 +2,9 @@
 
     wait for a place + computing what others were sent before + computing what is not cached + round trip
 
+To that is added what a place in a crowded batch costs: one more sequence slows all that are there, and takes
+memory from what is cached. Without it whoever has a system prompt cached would be given everybody.
+
 All from figures that may be old or wrong, so each prediction has a doubt, and whoever could be the best
 within its doubt has the same chance: bursts spread, and a signal that is stale makes choices more even
 instead of stopping them. A place is one in the batch and the KV memory for prompt and answer.
@@ -27,6 +30,11 @@ FULL_KV = 0.98
 """Share of KV memory that is given away: answers grow longer than was foretold, and preempting costs more
 than waiting."""
 
+CROWDING = 0.2
+"""Share of a usual answer's time that a place in a batch that is half full costs; more the fuller it is."""
+
+MOST_CROWDED = 0.99
+
 OTHERS = 3
 """Replicas that are told beside the chosen one, as the reason."""
 
@@ -41,6 +49,7 @@ class Option:
         queue_seconds: until it has a place.
         prefill_seconds: of what was sent there before, and of this prompt.
         round_trip_seconds: from the front door and back.
+        crowding_seconds: what its place costs those who are there, and itself later.
         doubt_seconds: how much less it could be.
         has_place: it would begin at once.
     """
@@ -50,6 +59,7 @@ class Option:
     queue_seconds: float
     prefill_seconds: float
     round_trip_seconds: float
+    crowding_seconds: float
     doubt_seconds: float
     has_place: bool
 
@@ -68,14 +78,15 @@ class Estimates:
     cached: Floats
     queue: Floats
     prefill: Floats
-    seconds: Floats
+    crowding: Floats
+    cost: Floats
     doubt: Floats
     has_place: Bools
 
     def choose(self, rng: random.Random) -> int:
-        """The soonest row; of those that could be it, any, before any that has no place yet."""
-        least = self.seconds[self.allowed].min()
-        near = self.allowed & (self.seconds - self.doubt <= least)
+        """The row of least cost; of those that could be it, any, before any that has no place yet."""
+        least = self.cost[self.allowed].min()
+        near = self.allowed & (self.cost - self.doubt <= least)
         ready = np.flatnonzero(near & self.has_place)
         rows = ready if len(ready) else np.flatnonzero(near)
         return int(rows[rng.randrange(len(rows))])
@@ -84,8 +95,8 @@ class Estimates:
         """The next best rows."""
         rows = np.flatnonzero(self.allowed)
         if len(rows) > OTHERS + 1:
-            rows = rows[np.argpartition(self.seconds[rows], OTHERS)[: OTHERS + 1]]
-        order = rows[np.argsort(self.seconds[rows], kind="stable")]
+            rows = rows[np.argpartition(self.cost[rows], OTHERS)[: OTHERS + 1]]
+        order = rows[np.argsort(self.cost[rows], kind="stable")]
         return [int(row) for row in order if row != but][:OTHERS]
 
     def option(self, row: int) -> Option:
@@ -96,6 +107,7 @@ class Estimates:
             float(self.queue[row]),
             float(self.prefill[row]),
             float(self.table.round_trip[row]),
+            float(self.crowding[row]),
             float(self.doubt[row]),
             bool(self.has_place[row]),
         )
@@ -110,7 +122,8 @@ def places(table: Table, now: float) -> Floats:
 
 def any_place(table: Table, now: float) -> bool:
     """Whether anybody has a place in its batch: quick to tell, and mostly it is no."""
-    return bool(((table.running < places(table, now)) & (table.open_until <= now)).any())
+    closed_until = np.maximum(table.open_until, table.full_until)
+    return bool(((table.running < places(table, now)) & (closed_until <= now)).any())
 
 
 def estimate(
@@ -132,17 +145,29 @@ def estimate(
     queue = np.maximum(over, 0.0) * table.service / np.maximum(have, 1.0)
     short = _short_of_kv(table, kv_tokens)
     each = table.kv_used / np.maximum(table.running, 1.0)
-    ends = np.ceil(short / np.maximum(each, 1.0))
+    refused = table.full_until > now
+    ends = np.maximum(np.ceil(short / np.maximum(each, 1.0)), refused)
     queue = np.maximum(queue, ends * table.service / np.maximum(table.running, 1.0))
-    has_place = (over <= 0) & (short <= 0)
+    has_place = (over <= 0) & (short <= 0) & ~refused
     age = np.minimum(now - table.told_seconds, STALE_SECONDS)
     told = np.where(~has_place & (age < STALE_SECONDS), table.told_wait, 0.0)
     queue = np.maximum(queue, told)
     prefill = (prompt_tokens - cached_tokens + table.pending) / table.rate
     doubt = LEAST_DOUBT_SECONDS + DOUBT_OF_COMPUTING * prefill
     doubt += age / STALE_SECONDS * (queue + table.service / np.maximum(have, 1.0))
-    seconds = queue + prefill + table.round_trip
-    return Estimates(table, allowed, cached_tokens, queue, prefill, seconds, doubt, has_place)
+    crowding = _crowding(table, kv_tokens)
+    cost = queue + prefill + table.round_trip + crowding
+    return Estimates(table, allowed, cached_tokens, queue, prefill, crowding, cost, doubt, has_place)
+
+
+def _crowding(table: Table, kv_tokens: int) -> Floats:
+    """Seconds that one more sequence costs, by the share of batch or memory that would be taken."""
+    batch = (table.running + 1) / np.maximum(table.slots, 1.0)
+    memory = np.where(
+        table.kv_tokens > 0, (table.kv_used + kv_tokens) / np.maximum(table.kv_tokens, 1.0), 0.0
+    )
+    taken = np.minimum(np.maximum(batch, memory), MOST_CROWDED)
+    return CROWDING * table.service * taken / (1 - taken)
 
 
 def _short_of_kv(table: Table, kv_tokens: int) -> npt.NDArray[np.float64]:

@@ -26,6 +26,7 @@ _NEW = {
     "round_trip": 0.0,
     "kv_tokens": 0.0,
     "kv_used": 0.0,
+    "full_until": -math.inf,
     "open_until": math.inf,
 }
 """Columns, and what stands in rows that no replica has had."""
@@ -54,6 +55,7 @@ class Table:
         self.round_trip = _column("round_trip")
         self.kv_tokens = _column("kv_tokens")
         self.kv_used = _column("kv_used")
+        self.full_until = _column("full_until")
         self.open_until = _column("open_until")
 
     def put(self, replica: Replica, round_trip_seconds: float) -> None:
@@ -73,6 +75,7 @@ class Table:
         self.round_trip[row] = round_trip_seconds
         self.kv_tokens[row] = 0 if load is None else load.kv_tokens
         self.kv_used[row] = replica.kv_used_tokens
+        self.full_until[row] = replica.full_until
         self.open_until[row] = _closed_until(replica)
 
     def drop(self, replica_id: str) -> None:
