@@ -5,7 +5,7 @@ import random
 import pytest
 
 from ridgeline.fleet.core.breaker import FAULTS, FIRST_PAUSE_SECONDS
-from ridgeline.fleet.core.door import Arrival, Door, Refuse, Send
+from ridgeline.fleet.core.door import FULL_SECONDS, Arrival, Door, Refuse, Send
 from ridgeline.fleet.core.keys import canonical, prefix_keys
 from ridgeline.fleet.core.replica import SLOW_START_SECONDS, Load, Replica
 from ridgeline.protocol import Message
@@ -18,8 +18,8 @@ def replica(name, *, region="us", slots=4, up=0.0, rate=10_000.0):
     return Replica(name, region, f"{region}-a", frozenset({"m"}), slots, rate, up)
 
 
-def door_with(*replicas, **more):
-    door = Door("us", FAR, rng=random.Random(7), **more)
+def door_with(*replicas, seed=7, **more):
+    door = Door("us", FAR, rng=random.Random(seed), **more)
     for each in replicas:
         door.joined(each, NOW)
         door.told(each.id, Load(NOW, 0, each.slots), NOW)
@@ -114,9 +114,16 @@ def test_the_ready_one_is_better_than_the_near_one():
     assert send(door, "q2").replica == "far"
 
 
-def test_the_near_one_is_better_where_both_are_ready():
-    door = door_with(replica("near"), replica("far", region="eu"))
-    assert [send(door, f"q{i}").replica for i in range(4)] == ["near"] * 4
+def test_the_near_one_is_better_where_both_are_as_ready():
+    for seed in range(10):
+        door = door_with(replica("near", slots=64), replica("far", region="eu", slots=64), seed=seed)
+        assert [send(door, f"q{i}").replica for i in range(4)] == ["near"] * 4
+
+
+def test_a_balanced_fleet_is_better_than_a_near_replica():
+    door = door_with(replica("near", slots=64), replica("far", region="eu", slots=64))
+    sent = [send(door, f"q{i}").replica for i in range(100)]
+    assert 50 <= sent.count("near") < 60 and sent[0] == "near"
 
 
 def test_stale_signals_make_choices_more_even_and_stop_nothing():
@@ -178,7 +185,8 @@ def test_however_often_all_are_full_nobody_is_told_that_they_failed():
         door.check()
         if not decisions:  # both said so: it waits until one tells otherwise
             assert door.waiting == 1
-            decisions = door.told("a", Load(NOW, 0, 1), NOW)
+            door.told("a", Load(NOW, 0, 1), NOW)
+            decisions = door.tick(NOW + FULL_SECONDS)
         assert isinstance(decisions[0], Send)
 
 

@@ -142,7 +142,10 @@ class Membership:
         """
         found = self._cluster(region, cluster)
         try:
-            (checked,) = Cluster(name=cluster, model=found.model, endpoints=(url,)).endpoints
+            checked_cluster = Cluster.model_validate(
+                {"name": cluster, "model": found.model, "endpoints": (url,)}
+            )
+            (checked,) = checked_cluster.endpoints
         except ValidationError:
             raise Refusal(
                 "invalid_request", f"{url[:200]!r} is no address of http or https.", param="url"

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import orjson
@@ -74,6 +75,6 @@ class Registration:
                 said = trouble
             await asyncio.sleep(lease / 3 if lease else AGAIN_SECONDS)
 
-    async def _ask(self, method: str, url: str) -> tuple[int, dict[str, dict[str, str]]]:
+    async def _ask(self, method: str, url: str) -> tuple[int, dict[str, Any]]:
         async with self._session.request(method, url, data=self._body, headers=self._headers) as response:
             return response.status, orjson.loads(await response.read())

@@ -408,7 +408,7 @@ class Door:
         found = self._estimates(arrival, arrival.model, now, excluded)
         if found is None:
             return []
-        options = [found.option(row) for row in found.allowed.nonzero()[0]]
+        options = [found.option(int(row)) for row in found.allowed.nonzero()[0]]
         return sorted(options, key=lambda each: each.seconds + each.crowding_seconds)
 
     def changed(self, replica_id: str) -> None:

@@ -111,7 +111,9 @@ class Replica:
     def kv_used_tokens(self) -> float:
         """Held by those it told of, and what those sent since will hold; 0 where it does not tell."""
         load = self.load
-        return 0.0 if load is None else load.kv_held * load.kv_tokens + self.since_kv_tokens
+        if load is None or not load.kv_tokens:
+            return 0.0
+        return load.kv_held * load.kv_tokens + self.since_kv_tokens
 
     def places(self, now: float) -> int:
         """Sequences it takes at once now; fewer while it is new."""

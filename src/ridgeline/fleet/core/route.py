@@ -31,9 +31,10 @@ FULL_KV = 0.98
 than waiting."""
 
 CROWDING = 0.2
-"""Share of a usual answer's time that a place in a batch that is half full costs; more the fuller it is."""
+"""Share of a usual answer's time that a place in a batch that is half full costs; more the fuller it is. A
+balanced fleet matters more than a near replica, for tokens come slowly compared with a round trip."""
 
-MOST_CROWDED = 0.99
+MOST_CROWDED = 0.9
 
 OTHERS = 3
 """Replicas that are told beside the chosen one, as the reason."""
@@ -78,25 +79,36 @@ class Estimates:
     cached: Floats
     queue: Floats
     prefill: Floats
+    seconds: Floats
     crowding: Floats
-    cost: Floats
     doubt: Floats
     has_place: Bools
 
     def choose(self, rng: random.Random) -> int:
-        """The row of least cost; of those that could be it, any, before any that has no place yet."""
-        least = self.cost[self.allowed].min()
-        near = self.allowed & (self.cost - self.doubt <= least)
-        ready = np.flatnonzero(near & self.has_place)
-        rows = ready if len(ready) else np.flatnonzero(near)
+        """The row of least cost, of those that have a place; of those that could be it, any.
+
+        One without a place is chosen only where waiting for it ends sooner than anybody else begins.
+        """
+        ready, waiting = self.allowed & self.has_place, self.allowed & ~self.has_place
+        if not ready.any():
+            return self._any_near(waiting, self.seconds, rng)
+        if waiting.any():
+            sooner = waiting & (self.seconds + self.doubt < (self.seconds - self.doubt)[ready].min())
+            if sooner.any():
+                return self._any_near(sooner, self.seconds, rng)
+        return self._any_near(ready, self.seconds + self.crowding, rng)
+
+    def _any_near(self, among: Bools, cost: Floats, rng: random.Random) -> int:
+        rows = np.flatnonzero(among & (cost - self.doubt <= cost[among].min()))
         return int(rows[rng.randrange(len(rows))])
 
     def soonest(self, but: int) -> list[int]:
         """The next best rows."""
+        cost = self.seconds + self.crowding
         rows = np.flatnonzero(self.allowed)
         if len(rows) > OTHERS + 1:
-            rows = rows[np.argpartition(self.cost[rows], OTHERS)[: OTHERS + 1]]
-        order = rows[np.argsort(self.cost[rows], kind="stable")]
+            rows = rows[np.argpartition(cost[rows], OTHERS)[: OTHERS + 1]]
+        order = rows[np.argsort(cost[rows], kind="stable")]
         return [int(row) for row in order if row != but][:OTHERS]
 
     def option(self, row: int) -> Option:
@@ -154,20 +166,19 @@ def estimate(
     queue = np.maximum(queue, told)
     prefill = (prompt_tokens - cached_tokens + table.pending) / table.rate
     doubt = LEAST_DOUBT_SECONDS + DOUBT_OF_COMPUTING * prefill
-    doubt += age / STALE_SECONDS * (queue + table.service / np.maximum(have, 1.0))
-    crowding = _crowding(table, kv_tokens)
-    cost = queue + prefill + table.round_trip + crowding
-    return Estimates(table, allowed, cached_tokens, queue, prefill, crowding, cost, doubt, has_place)
+    crowding = _crowding(table)
+    doubt += age / STALE_SECONDS * (queue + crowding + table.service / np.maximum(have, 1.0))
+    seconds = queue + prefill + table.round_trip
+    return Estimates(table, allowed, cached_tokens, queue, prefill, seconds, crowding, doubt, has_place)
 
 
-def _crowding(table: Table, kv_tokens: int) -> Floats:
-    """Seconds that one more sequence costs, by the share of batch or memory that would be taken."""
-    batch = (table.running + 1) / np.maximum(table.slots, 1.0)
-    memory = np.where(
-        table.kv_tokens > 0, (table.kv_used + kv_tokens) / np.maximum(table.kv_tokens, 1.0), 0.0
-    )
+def _crowding(table: Table) -> Floats:
+    """Seconds that one more sequence costs, by the share of batch or memory that is taken."""
+    batch = table.running / np.maximum(table.slots, 1.0)
+    memory = table.kv_used / np.maximum(table.kv_tokens, 1.0)
     taken = np.minimum(np.maximum(batch, memory), MOST_CROWDED)
-    return CROWDING * table.service * taken / (1 - taken)
+    crowding: Floats = CROWDING * table.service * taken / (1 - taken)
+    return crowding
 
 
 def _short_of_kv(table: Table, kv_tokens: int) -> npt.NDArray[np.float64]:
