@@ -3,7 +3,19 @@
 import pytest
 import told
 
-from ridgeline.protocol.timeline import ANOTHER_USER, AnswerTimeline, Event, Matched, Preempted
+from ridgeline.protocol.timeline import (
+    ANOTHER_USER,
+    AnswerTimeline,
+    Event,
+    Finished,
+    FirstToken,
+    Matched,
+    Placed,
+    Preempted,
+    Queued,
+    Returned,
+    WentOn,
+)
 from ridgeline.telemetry.sentences import duration, sentence
 from ridgeline.telemetry.story import Story, story
 
@@ -103,3 +115,34 @@ def test_an_answer_whose_middle_is_left_out_is_still_a_story() -> None:
     events = (*told.LONG[:2], *told.LONG[-3:])
     timeline = told.timeline([])
     assert story(timeline, AnswerTimeline(events, omitted=9)).state == "finished"
+
+
+def test_what_a_front_door_did() -> None:
+    told_of = of(
+        [
+            Queued(1000.1, 300, 20, 0, 2),
+            Placed(1000.2, "us-a/h:1", 1, 0.1, 128, 0.0, 0.05, 0.0, 0.004, {"eu-a/h:2": 0.13}),
+            Returned(1000.3, "us-a/h:1", "full", "no place", 0),
+            Placed(1000.3, "eu-a/h:2", 2, 0.0, 0, 0.2, 0.05, 0.08, 0.0, {}),
+            FirstToken(1000.5, 0.5, 0.33),
+            Returned(1001.0, "eu-a/h:2", "fault", "the connection broke", 7),
+            Placed(1001.0, "us-a/h:1", 3, 0.0, 128, 0.0, 0.05, 0.0, 0.0, {}),
+            WentOn(1001.25),
+            Finished(1002.0, "stop", 20, 1.5),
+        ]
+    )
+    assert told_of.state == "finished"
+    assert {name: round(seconds, 6) for name, seconds in told_of.spent.items()} == {
+        "arrival": 0.1, "queue": 0.1, "prefill": 0.3, "decode": 1.25, "recompute": 0.25,
+    }  # fmt: skip
+    says = " ".join(told_of.sentences)
+    for part in (
+        "Sent to us-a/h:1 after 100 ms; expected there: 50 ms of computing with 128 tokens cached, and 4 ms "
+        "are counted for the crowd in its batch. The next best: eu-a/h:2 130 ms.",
+        "us-a/h:1 had no place after all.",
+        "Sent to eu-a/h:2 (attempt 2); expected there: 200 ms of waiting, 50 ms of computing with 0 tokens "
+        "cached, 80 ms of way.",
+        "eu-a/h:2 failed after 7 pieces of the answer: the connection broke",
+        "The answer went on there.",
+    ):
+        assert part in says, says

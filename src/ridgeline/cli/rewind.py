@@ -62,10 +62,11 @@ def _described(decision: tuple[Any, ...]) -> dict[str, Any]:
         _, request, code, message, _ = decision
         return {"decision": "refuse", "request": request, "says": f"refused ({code}): {message}"}
     _, request, replica, model, attempt, chosen, others = decision
-    beside = ", ".join(f"{each.replica} {each.seconds:.3f} s" for each in others) or "none"
+    beside = ", ".join(f"{each.replica} {each.cost_seconds:.3f} s" for each in others) or "none"
     says = (
         f"sent to {replica} ({model}, attempt {attempt}): {chosen.seconds:.3f} s expected, of which "
         f"{chosen.queue_seconds:.3f} in its queue, {chosen.prefill_seconds:.3f} of computing with "
-        f"{chosen.cached_tokens} tokens cached, {chosen.round_trip_seconds:.3f} of way; next best: {beside}"
+        f"{chosen.cached_tokens} tokens cached, {chosen.round_trip_seconds:.3f} of way; "
+        f"{chosen.crowding_seconds:.3f} counted for the crowd; next best: {beside}"
     )
     return {"decision": "send", "request": request, "replica": replica, "says": says}

@@ -54,6 +54,7 @@ class Cluster(_Strict):
     Attributes:
         name: unique in the fleet.
         model: one of the fleet's.
+        served_as: what its servers call the model, where that is another name.
         engine: `ridgeline`, or what else speaks OpenAI's API.
         endpoints: addresses of replicas that are listed.
         slots: sequences that each takes at once; what it tells itself counts more.
@@ -62,6 +63,7 @@ class Cluster(_Strict):
 
     name: Name
     model: Name
+    served_as: Name | None = None
     engine: Literal["ridgeline", "vllm", "sglang", "tgi", "llama.cpp", "openai"] = "ridgeline"
     endpoints: tuple[str, ...] = ()
     slots: int = Field(16, ge=1, le=100_000)

@@ -214,7 +214,7 @@ class Membership:
         key = os.environ.get(cluster.api_key_env) if cluster.api_key_env else None
         self.upstreams[member.id] = Upstream(
             member.url,
-            cluster.model,
+            cluster.served_as or cluster.model,
             self._token if member.leased and key is None else key,
             speaks_ridgeline=cluster.engine == "ridgeline",
             takes_salt=cluster.engine in ("ridgeline", "vllm"),

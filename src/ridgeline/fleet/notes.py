@@ -57,7 +57,7 @@ class Notes:
         if decision.attempt == 1:
             mine = max(0.0, since - (request.received_seconds or since))
             request.told[OVERHEAD] = f"{mine * 1000:.2f}"
-        others = {each.replica: each.seconds for each in decision.others}
+        others = {each.replica: each.cost_seconds for each in decision.others}
         self._tell(
             request,
             Placed(
@@ -69,6 +69,7 @@ class Notes:
                 chosen.queue_seconds,
                 chosen.prefill_seconds,
                 chosen.round_trip_seconds,
+                chosen.crowding_seconds,
                 others,
             ),
         )

@@ -191,7 +191,8 @@ class Placed(Event):
         queue_seconds: expected there.
         prefill_seconds: the same, with what was sent there before.
         round_trip_seconds: from the front door and back.
-        others: the next best replicas, and the seconds to a first token that were expected of them.
+        crowding_seconds: what its place costs those who are there, counted when replicas are compared.
+        others: the next best replicas, and the sum of all these for each of them.
     """
 
     replica: str
@@ -201,6 +202,7 @@ class Placed(Event):
     queue_seconds: float
     prefill_seconds: float
     round_trip_seconds: float
+    crowding_seconds: float
     others: Mapping[str, float]
 
 

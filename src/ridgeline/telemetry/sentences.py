@@ -170,6 +170,8 @@ def _placed(event: Placed, _: Timeline) -> str:
         parts.insert(0, f"{duration(event.queue_seconds)} of waiting")
     if event.round_trip_seconds >= WORTH_A_WORD_SECONDS:
         parts.append(f"{duration(event.round_trip_seconds)} of way")
+    if event.crowding_seconds >= WORTH_A_WORD_SECONDS:
+        parts.append(f"and {duration(event.crowding_seconds)} are counted for the crowd in its batch")
     others = [f"{name} {duration(seconds)}" for name, seconds in event.others.items()]
     beside = f" The next best: {', '.join(others)}." if others else ""
     again = "" if event.attempt == 1 else f" (attempt {event.attempt})"

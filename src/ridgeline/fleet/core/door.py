@@ -409,7 +409,7 @@ class Door:
         if found is None:
             return []
         options = [found.option(int(row)) for row in found.allowed.nonzero()[0]]
-        return sorted(options, key=lambda each: each.seconds + each.crowding_seconds)
+        return sorted(options, key=lambda each: each.cost_seconds)
 
     def changed(self, replica_id: str) -> None:
         """A replica's fields were set from outside."""

@@ -69,6 +69,11 @@ class Option:
         """Predicted time to first token."""
         return self.queue_seconds + self.prefill_seconds + self.round_trip_seconds
 
+    @property
+    def cost_seconds(self) -> float:
+        """That, and what the place costs: what replicas with a place are chosen by."""
+        return self.seconds + self.crowding_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
