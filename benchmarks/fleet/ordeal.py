@@ -92,6 +92,8 @@ class Way:
         self._open.add(back)
         try:
             await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
+        except asyncio.CancelledError:
+            return  # the whole script ends
         finally:
             for each in (writer, back):
                 self._open.discard(each)
