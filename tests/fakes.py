@@ -136,7 +136,9 @@ class FakeBackend:
     ) -> list[int]:
         return encode(text if text is not None else _render(messages or ()))
 
-    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+    async def detokenize(
+        self, model: str, token_ids: Sequence[int], *, skip_special_tokens: bool = False
+    ) -> str:
         return decode(token_ids)
 
     async def drain(self, timeout_seconds: float) -> None:

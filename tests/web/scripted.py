@@ -136,7 +136,9 @@ class ScriptedBackend:
         texts = [text] if text is not None else [message.content for message in messages or ()]
         return [0] * sum(len(words(part)) for part in texts)
 
-    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+    async def detokenize(
+        self, model: str, token_ids: Sequence[int], *, skip_special_tokens: bool = False
+    ) -> str:
         return " ".join(map(str, token_ids))
 
     async def drain(self, timeout_seconds: float) -> None:

@@ -21,3 +21,4 @@ class DetokenizeRequest(Schema):
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     tokens: Annotated[list[TokenId], Field(max_length=2**20)]
+    skip_special_tokens: bool | None = None

@@ -36,7 +36,7 @@ async def tokenize(http: HttpRequest) -> Response:
 
 @router.post("/detokenize")
 async def detokenize(http: HttpRequest) -> Response:
-    """Text of token ids, special tokens shown."""
+    """Text of token ids, special tokens shown unless they are to be left out."""
     try:
         body = await read_json(http, DetokenizeRequest)
     except ClientGone:
@@ -44,7 +44,8 @@ async def detokenize(http: HttpRequest) -> Response:
     backend: Backend = http.app.state.backend
     info = find_model(backend, body.model)
     check_token_ids("tokens", body.tokens, info)
-    return _json({"prompt": await backend.detokenize(info.name, body.tokens)})
+    skip = bool(body.skip_special_tokens)
+    return _json({"prompt": await backend.detokenize(info.name, body.tokens, skip_special_tokens=skip)})
 
 
 def _json(body: object) -> Response:

@@ -103,11 +103,13 @@ class Replica:
         """Token ids as the engine would see them."""
         return await encode(self._resolve(model), text, messages)
 
-    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens included."""
+    async def detokenize(
+        self, model: str, token_ids: Sequence[int], *, skip_special_tokens: bool = False
+    ) -> str:
+        """Text of token ids."""
         served = self._resolve(model)
         check_ids(token_ids, served.tokenizer.vocab_size, "tokens")
-        return served.tokenizer.decode(token_ids)
+        return served.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     async def timeline(self, name: str, tenant: str) -> Sequence[Timeline]:
         """See `Explaining`."""

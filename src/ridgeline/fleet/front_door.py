@@ -225,9 +225,14 @@ class FrontDoor:
             body["messages"] = [{"role": each.role, "content": each.content} for each in messages]
         return [int(token) for token in (await self._ask_any(model, "/tokenize", body))["tokens"]]
 
-    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+    async def detokenize(
+        self, model: str, token_ids: Sequence[int], *, skip_special_tokens: bool = False
+    ) -> str:
         """Some replica's answer."""
-        answer = await self._ask_any(model, "/detokenize", {"model": model, "tokens": list(token_ids)})
+        body: dict[str, object] = {"tokens": list(token_ids)}
+        if skip_special_tokens:
+            body["skip_special_tokens"] = True
+        answer = await self._ask_any(model, "/detokenize", body)
         return str(answer["prompt"])
 
     async def _ask_any(self, model: str, path: str, body: dict[str, object]) -> dict[str, Any]:
@@ -409,7 +414,11 @@ class FrontDoor:
         The last ones may be a part of a character, or of what could become a stop string.
         """
         for count in range(len(answer.ids), max(0, len(answer.ids) - LOOKED_BACK), -1):
-            body = {"model": upstream.model, "tokens": answer.ids[:count]}
+            body = {
+                "model": upstream.model,
+                "tokens": answer.ids[:count],
+                "skip_special_tokens": True,  # as answers do
+            }
             if (await upstream.ask(self._session, "/detokenize", body))["prompt"] == answer.text:
                 return count
         return 0

@@ -41,8 +41,11 @@ class Backend(Protocol):
         """
         ...
 
-    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens included; raises `Refusal` for ids out of range."""
+    async def detokenize(
+        self, model: str, token_ids: Sequence[int], *, skip_special_tokens: bool = False
+    ) -> str:
+        """Text of token ids, of special tokens too where they are not left out; raises `Refusal` for ids out
+        of range."""
         ...
 
     async def drain(self, timeout_seconds: float) -> None:
