@@ -27,6 +27,7 @@ class Server:
     api_keys: dict[str, str] = field(default_factory=dict)
     port: int = 0
     metrics: Metrics | None = None
+    front_door: bool = False
     _server: uvicorn.Server | None = None
     _thread: threading.Thread | None = None
 
@@ -36,7 +37,13 @@ class Server:
 
     def start(self) -> None:
         app = create_app(self.backend, ApiSettings(api_keys=self.api_keys), self.metrics)
-        mount(app, backend=self.backend, store=Store(self.database), settings=self.settings)
+        mount(
+            app,
+            backend=self.backend,
+            store=Store(self.database),
+            settings=self.settings,
+            front_door=self.front_door,
+        )
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))

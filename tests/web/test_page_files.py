@@ -19,7 +19,7 @@ OURS = [
     for path in STATIC.rglob("*")
     if path.is_file() and vendor.FOLDER not in path.parents and path.suffix != ".png"
 ]
-PAGES = ("index.html", "dashboard.html", "explain.html")
+SCRIPTS = {name: f"{name}/app.js" for name in ("dashboard", "explain", "fleet")} | {"index": "app.js"}
 FILES = json.loads(vendor.MANIFEST.read_text())["modules"]
 MODULES = [name for name in FILES if name.endswith(".js")]
 IMPORTS = re.compile(r"""(?:\bfrom|(?:^|[;\n])\s*import|\bimport\s*\()\s*["']([\w@./-]+)["']""")
@@ -93,23 +93,25 @@ def test_a_stylesheet_asks_for_fonts_in_one_format() -> None:
     assert vendor.stylesheet(source) == b'src:url(a.woff2) format("woff2")}'
 
 
-@pytest.mark.parametrize("name", PAGES)
+def html_of(name: str) -> str:
+    page = Page("Title", front_door=True)
+    return page._html if name == "index" else page._figures[name]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_page_has_no_inline_script_or_style(name: str) -> None:
-    page = (STATIC / name).read_text()
+    page = html_of(name)
+    assert "{{" not in page
     assert re.findall(r"<script[^>]*>(.*?)</script>", page, flags=re.S) == ["", ""]
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", page)
 
 
 def test_every_module_of_ours_is_reachable() -> None:
-    scripts = {
-        page: re.findall(r'<script[^>]* src="{{assets}}/([\w./-]+)"', (STATIC / page).read_text())
-        for page in PAGES
-    }
-    assert list(scripts.values()) == [
-        ["loading.js", name] for name in ("app.js", "dashboard/app.js", "explain/app.js")
-    ]
+    for name, script in SCRIPTS.items():
+        found = re.findall(r'<script[^>]* src="/assets/\w+/([\w./-]+)"', html_of(name))
+        assert found == ["loading.js", script]
     seen: set[Path] = set()
-    todo = [STATIC / name for names in scripts.values() for name in names]
+    todo = [STATIC / name for name in ("loading.js", *SCRIPTS.values())]
     while todo:
         path = todo.pop()
         if path not in seen:
@@ -153,6 +155,20 @@ def test_headers_and_caching(server: Server) -> None:
             f"/assets/{version}/vendor/manifest.json",
         ):
             assert client.get(path).status_code == 404, path
+
+
+def test_only_a_front_door_has_a_page_of_its_fleet(
+    server: Server, make_server: Callable[..., Server]
+) -> None:
+    door = make_server(front_door=True)
+    with httpx.Client() as client:
+        assert client.get(f"{server.url}/fleet").status_code == 404
+        assert "/dashboard/app.js" in client.get(f"{server.url}/dashboard").text
+        page = client.get(f"{door.url}/fleet")
+        assert "/fleet/app.js" in page.text and "unsafe" not in page.headers["content-security-policy"]
+        moved = client.get(f"{door.url}/dashboard")
+        assert (moved.status_code, moved.headers["location"]) == (307, "/fleet")
+        assert moved.headers["cache-control"] == "no-cache"
 
 
 def test_the_title_is_text() -> None:

@@ -87,7 +87,7 @@ async def _answer(
             f"{replicas} replicas are there.\n\n"
             f"  Chat in the browser   {address}/\n"
             f"  OpenAI-compatible     {address}/v1\n"
-            f"  Replicas              ridgeline fleet status --url {address}\n\n"
+            f"  The fleet             {address}/fleet, or: ridgeline fleet status --url {address}\n\n"
             "Ctrl-C ends it."
         )
         sys.stdout.flush()
@@ -129,5 +129,5 @@ async def _app(serving: FleetServing, front_door: FrontDoor, data_dir: Path) -> 
     metrics.also(front_door.metrics.registry)
     app = create_app(front_door, serving.api, metrics)
     app.include_router(fleet_router(front_door, _token(serving)))
-    mount(app, backend=front_door, store=Store(database), settings=WebSettings())
+    mount(app, backend=front_door, store=Store(database), settings=WebSettings(), front_door=True)
     return app

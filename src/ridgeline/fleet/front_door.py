@@ -17,6 +17,7 @@ from ridgeline.fleet.continuation import Given, can_go_on, cancelled, continued,
 from ridgeline.fleet.core.door import Arrival, Decision, Door, Refuse, Send
 from ridgeline.fleet.core.keys import canonical, prefix_keys
 from ridgeline.fleet.core.replica import Load
+from ridgeline.fleet.lately import Lately
 from ridgeline.fleet.membership import LEASE_SECONDS, Membership
 from ridgeline.fleet.metrics import FleetMetrics
 from ridgeline.fleet.notes import Notes
@@ -166,6 +167,11 @@ class FrontDoor:
         """Who belongs to the fleet; only once it is started."""
         assert self._members is not None, "not started"
         return self._members
+
+    @property
+    def lately(self) -> Lately:
+        """Where requests went and why, for people."""
+        return self._notes.lately
 
     # --- Backend ---------------------------------------------------------------------------------
 

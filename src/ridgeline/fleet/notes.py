@@ -6,6 +6,7 @@ from typing import Literal
 
 from ridgeline.fleet.continuation import Given, usage_of
 from ridgeline.fleet.core.door import Arrival, Door, Send
+from ridgeline.fleet.lately import Lately
 from ridgeline.protocol import Event, Refusal, Request, Timeline, Told
 from ridgeline.protocol.request import SERVED_MODEL
 from ridgeline.protocol.timeline import Finished, FirstToken, Placed, Queued, Returned, WentOn
@@ -16,9 +17,10 @@ OVERHEAD = "x-overhead-ms"
 
 
 class Notes:
-    """Timelines of requests, and the headers that tell the shortest part of them."""
+    """Timelines of requests, the headers that tell the shortest part of them, and what was done lately."""
 
     def __init__(self) -> None:
+        self.lately = Lately(time.monotonic())
         self._timelines = Timelines()
         self._began: dict[str, float] = {}
 
@@ -28,21 +30,27 @@ class Notes:
 
     def came(self, request: Request) -> None:
         """A request is there."""
+        self.lately.came(time.monotonic())
         self._timelines.begin(request)
 
     def refused(self, request: Request, refusal: Refusal) -> None:
         """It is not served."""
+        self.lately.refused(refusal.code, time.monotonic())
         self._timelines.refused(request, refusal)
 
     def over(self, request: Request) -> None:
         """Nothing more will come."""
         self._began.pop(request.id, None)
+        self.lately.over(request.id)
 
     def queued(self, request: Request, arrival: Arrival, door: Door, now: float) -> None:
         """It is about to be placed, or to wait for a place."""
-        running = sum(each.running for each in door.replicas.values() if request.model in each.models)
-        most = request.stopping.max_tokens or 0
-        self._tell(request, Queued(now, door.prompt_tokens(arrival), most, door.waiting, running))
+        serving = [each for each in door.replicas.values() if request.model in each.models]
+        running = sum(each.running for each in serving)
+        prompt, most = door.prompt_tokens(arrival), request.stopping.max_tokens or 0
+        takers = sum(each.takes(request.model, now) for each in serving)
+        self.lately.asked(request.id, request.model, prompt, takers)
+        self._tell(request, Queued(now, prompt, most, door.waiting, running))
 
     def placed(self, request: Request, decision: Send, since: float) -> float | None:
         """It is being sent to a replica, after waiting since then.
@@ -51,6 +59,7 @@ class Notes:
         """
         now, chosen = time.monotonic(), decision.chosen
         waited, mine = now - since, None
+        self.lately.placed(decision, waited, now)
         request.told[SERVED_BY] = decision.replica
         if decision.model != request.model:
             request.told[SERVED_MODEL] = decision.model
@@ -77,6 +86,7 @@ class Notes:
 
     def began(self, request: Request, decision: Send, goes_on: bool, now: float) -> None:
         """The first piece of a replica's part has come."""
+        self.lately.began(request.id, now)
         if goes_on:
             self._tell(request, WentOn(now))
             return
@@ -93,16 +103,18 @@ class Notes:
         answers: Mapping[int, Given],
     ) -> None:
         """A replica gave it back."""
+        self.lately.returned(request.id, decision.replica, why)
         pieces = sum(answer.pieces for answer in answers.values())
         self._tell(request, Returned(time.monotonic(), decision.replica, why, message[:500], pieces))
 
     def ended(self, request: Request, answers: dict[int, Given], now: float) -> None:
         """All of its answers are whole."""
-        tokens = usage_of(answers).completion_tokens
+        usage = usage_of(answers)
+        self.lately.ended(request.id, usage.prompt_tokens, usage.cached_tokens)
         decoding = now - self._began.get(request.id, now)
         finish = answers[0].finish
         reason = "stop" if finish is None or finish.finish is None else finish.finish
-        self._tell(request, Finished(now, reason, tokens, decoding))
+        self._tell(request, Finished(now, reason, usage.completion_tokens, decoding))
 
     def _tell(self, request: Request, event: Event) -> None:
         """To all of its answers: they are made together."""

@@ -24,8 +24,11 @@ def mount(
     backend: Backend,
     store: Store,
     settings: WebSettings | None = None,
+    front_door: bool = False,
 ) -> None:
     """Add the page at `/` and its routes below `/web` to an application of `api.app.create_app`.
+
+    A front door has a page at `/fleet`, too, which shows what `fleet_router` tells.
 
     The store is opened with the application's lifespan and closed with it. To refuse a start with
     a database that cannot be used, call `store.database.prepare` before.
@@ -35,7 +38,7 @@ def mount(
     app.state.site = site
     app.add_exception_handler(StoreError, _on_store_error)
     app.include_router(routes.router)
-    app.include_router(Page(settings.title).router)
+    app.include_router(Page(settings.title, front_door).router)
     inner = app.router.lifespan_context
 
     @asynccontextmanager

@@ -3,14 +3,19 @@
 
 import hmac
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import orjson
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ridgeline.fleet.core.replica import Replica
+from ridgeline.fleet.engines import NAMES
 from ridgeline.fleet.front_door import FrontDoor
+from ridgeline.fleet.lately import Returns
+from ridgeline.fleet.membership import members_of
 from ridgeline.protocol import Refusal
 
 _STATES = {"cordon": "cordoned", "drain": "draining", "uncordon": "up"}
@@ -101,31 +106,75 @@ def _wish(body: bytes) -> _Wish:
 
 def described(front_door: FrontDoor) -> dict[str, object]:
     """Plain data."""
-    now, door = time.monotonic(), front_door.door
-    replicas = []
-    for replica in door.replicas.values():
-        load = replica.load
-        replicas.append(
-            {
-                "id": replica.id,
-                "region": replica.region,
-                "cluster": replica.cluster,
-                "models": sorted(replica.models),
-                "state": replica.state,
-                "running": replica.running,
-                "slots": replica.slots,
-                "sent": len(replica.sent),
-                "kv_held": None if load is None else load.kv_held,
-                "told_seconds_ago": None if load is None else now - load.seconds,
-                "faults": replica.breaker.faults,
-                "breaker_open": not replica.breaker.allows(now),
-                "missing_metrics": front_door.members.missing.get(replica.id, ()),
-                "prefill_tokens_per_second": replica.prefill_tokens_per_second,
-            }
-        )
+    now, door, lately = time.monotonic(), front_door.door, front_door.lately
+    span, came, refused = lately.last_minute(now)
     return {
         "region": front_door.region,
         "waiting": door.waiting,
         "predicted_less_actual_cached_tokens": door.predicted_less_actual_cached,
-        "replicas": replicas,
+        "cached_tokens": asdict(lately.cached),
+        "last_minute": {"seconds": span, "requests": came, "refused": refused},
+        "regions": _regions(front_door),
+        "replicas": [_replica(front_door, each, now) for each in door.replicas.values()],
+        "absent": [
+            {"id": member.id, "region": member.region, "cluster": member.cluster.name}
+            for member in members_of(front_door.fleet).values()
+            if member.id not in door.replicas
+        ],
+        "placements": [asdict(each) for each in reversed(lately.placements)],
     }
+
+
+def _regions(front_door: FrontDoor) -> list[dict[str, object]]:
+    """As the file lists them; the round trip is None where it says nothing of it."""
+    fleet, here = front_door.fleet, front_door.region
+    round_trips = fleet.round_trips()
+    found: list[dict[str, object]] = []
+    for region in fleet.regions:
+        first, second = sorted((region.name, here))
+        found.append(
+            {
+                "name": region.name,
+                "round_trip_seconds": 0.0 if region.name == here else round_trips.get((first, second)),
+                "clusters": [
+                    {"name": each.name, "model": each.model, "engine": each.engine}
+                    for each in region.clusters
+                ],
+            }
+        )
+    return found
+
+
+def _replica(front_door: FrontDoor, replica: Replica, now: float) -> dict[str, object]:
+    load, breaker = replica.load, replica.breaker
+    missing = front_door.members.missing.get(replica.id, ())
+    left_alone = not breaker.allows(now)
+    return {
+        "id": replica.id,
+        "region": replica.region,
+        "cluster": replica.cluster,
+        "models": sorted(replica.models),
+        "state": replica.state,
+        "running": replica.running,
+        "slots": replica.slots,
+        "places": replica.places(now),
+        "sent": len(replica.sent),
+        "kv_held": None if load is None else load.kv_held,
+        "kv_told": load is not None and _tells_kv(front_door, replica.cluster, missing),
+        "kv_tokens": None if load is None else load.kv_tokens or None,
+        "told_seconds_ago": None if load is None else now - load.seconds,
+        "faults": breaker.faults,
+        "breaker_open": left_alone,
+        "left_alone_seconds": max(0.0, breaker.open_until - now) if left_alone else None,
+        "full": replica.full_until > now,
+        "returns": asdict(front_door.lately.returns.get(replica.id, Returns())),
+        "missing_metrics": missing,
+        "prefill_tokens_per_second": replica.prefill_tokens_per_second,
+    }
+
+
+def _tells_kv(front_door: FrontDoor, cluster: str, missing: Sequence[str]) -> bool:
+    """Whether its kind of server tells how much KV is held, and it does."""
+    engines = {each.name: each.engine for region in front_door.fleet.regions for each in region.clusters}
+    names = NAMES[engines.get(cluster, "openai")].kv_held
+    return bool(names) and names[0] not in missing

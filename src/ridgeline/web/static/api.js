@@ -1,14 +1,22 @@
 // Calls to the server, and its event streams. Nothing here knows what a page is.
 
 const KEY = 'ridgeline.key';
+const TOKEN = 'ridgeline.fleet';
+let name = KEY;
 let key = read();
 
 function read() {
   try {
-    return sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY);
+    return sessionStorage.getItem(name) ?? localStorage.getItem(name);
   } catch {
     return null; // storage may be forbidden; the key then lasts until the next load
   }
+}
+
+// The page shows the fleet's token instead of a key; neither is ever sent in the other's place.
+export function showToken() {
+  name = TOKEN;
+  key = read();
 }
 
 export const hasKey = () => Boolean(key);
@@ -20,9 +28,9 @@ export function setKey(value) {
 // Keeps the key for as long as this tab lives, or on this device for all of the browser's tabs.
 export function keepKey(onDevice) {
   try {
-    sessionStorage.removeItem(KEY);
-    localStorage.removeItem(KEY);
-    (onDevice ? localStorage : sessionStorage).setItem(KEY, key);
+    sessionStorage.removeItem(name);
+    localStorage.removeItem(name);
+    (onDevice ? localStorage : sessionStorage).setItem(name, key);
   } catch {
     // kept in memory only
   }

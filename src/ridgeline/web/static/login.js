@@ -16,8 +16,9 @@ export function Loading() {
   `;
 }
 
-// `login` tries a key, `failed` says that the last one was wrong.
-export function Login({ login, failed }) {
+// `login` tries a key, `failed` says that the last one was wrong, `words` say what is asked for. Without
+// words for that, it is never kept on the device.
+export function Login({ login, failed, words = text.login }) {
   const [key, setKey] = useState('');
   const [stay, setStay] = useState(false);
   const [busy, setBusy] = useState(false);
@@ -32,8 +33,8 @@ export function Login({ login, failed }) {
       <form onSubmit=${onSubmit}>
         <${Logo} large />
         <h1>${title}</h1>
-        <p>${text.login.body}</p>
-        <label for="key">${text.login.key}</label>
+        <p>${words.body}</p>
+        <label for="key">${words.key}</label>
         <input
           id="key"
           type="password"
@@ -45,19 +46,23 @@ export function Login({ login, failed }) {
           aria-describedby="key-error"
           onInput=${(event) => setKey(event.target.value)}
         />
-        <p id="key-error" class="bad" role="alert">${failed ? text.login.wrong : ''}</p>
-        <div class="check">
-          <input
-            id="stay"
-            type="checkbox"
-            checked=${stay}
-            aria-describedby="stay-hint"
-            onChange=${(event) => setStay(event.target.checked)}
-          />
-          <label for="stay">${text.login.stay}</label>
-        </div>
-        <p id="stay-hint" class="soft">${text.login.stayHint}</p>
-        <button type="submit" class="primary" disabled=${busy || !key.trim()}>${text.login.submit}</button>
+        <p id="key-error" class="bad" role="alert">${failed ? words.wrong : ''}</p>
+        ${words.stay
+          ? html`
+              <div class="check">
+                <input
+                  id="stay"
+                  type="checkbox"
+                  checked=${stay}
+                  aria-describedby="stay-hint"
+                  onChange=${(event) => setStay(event.target.checked)}
+                />
+                <label for="stay">${words.stay}</label>
+              </div>
+            `
+          : null}
+        <p id="stay-hint" class="soft">${words.stayHint}</p>
+        <button type="submit" class="primary" disabled=${busy || !key.trim()}>${words.submit}</button>
       </form>
     </main>
   `;

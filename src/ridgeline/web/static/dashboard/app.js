@@ -1,33 +1,26 @@
 // The dashboard as a whole.
 import '../appearance.js';
-import { Logo } from '../icons.js';
 import { html, render, signal } from '../lib.js';
 import { Login } from '../login.js';
-import { title } from '../text.js';
 import { Batch } from './batch.js';
 import { Device } from './device.js';
-import { hidden, keyFailed, login, models, needsKey, past, start, trouble } from './feed.js';
+import { feed, models, past } from './feed.js';
 import { Kv, Prefix } from './memory.js';
 import { Predictions } from './predictions.js';
 import { Roofline } from './roofline.js';
 import { Requests, Speed } from './speed.js';
 import { text } from './text.js';
+import { State, Top } from './top.js';
 import { Verdict } from './verdict.js';
 
 const chosen = signal(null);
 
 function App() {
-  if (needsKey.value) return html`<${Login} login=${login} failed=${keyFailed.value} />`;
+  if (feed.needsKey.value) return html`<${Login} login=${feed.login} failed=${feed.keyFailed.value} />`;
   const names = Object.keys(models.value ?? {});
   const name = names.includes(chosen.value) ? chosen.value : names[0];
   return html`
-    <a class="skip" href="#figures">${text.skip}</a>
-    <header class="top">
-      <span class="brand"><${Logo} />${title}</span>
-      <h1>${text.name}</h1>
-      <a class="back" href="/">${text.back}</a>
-      <${State} />
-    </header>
+    <${Top} text=${text} to="#figures"><${State} text=${text} feed=${feed} there=${models.value} /><//>
     <main id="figures" class="dashboard" tabindex="-1">
       <${Models} names=${names} shown=${name} />
       ${name ? html`<${Figures} key=${name} live=${models.value[name]} past=${past.value[name]} />` : html`<${Nothing} />`}
@@ -35,15 +28,8 @@ function App() {
   `;
 }
 
-function State() {
-  const lost = trouble.value;
-  if (lost) return html`<p class="state lost" role="status">${lost.status === 404 ? text.noMetrics : text.lost(lost.since)}</p>`;
-  const words = hidden.value ? text.paused : models.value ? text.live : text.waiting;
-  return html`<p class=${hidden.value ? 'state' : 'state on'} role="status">${words}</p>`;
-}
-
 function Nothing() {
-  if (trouble.value) return null;
+  if (feed.trouble.value) return null;
   return html`<p class="empty">${models.value ? text.noModels : text.waiting}</p>`;
 }
 
@@ -83,4 +69,4 @@ function Figures({ live, past }) {
 const root = document.getElementById('app');
 root.replaceChildren(); // what stood there while the page was on its way
 render(html`<${App} />`, root);
-start();
+feed.start();

@@ -1,9 +1,8 @@
 // What became of one request: where its time went, as bars, and what happened, in sentences.
 import '../appearance.js';
-import { Logo } from '../icons.js';
+import { Top } from '../dashboard/top.js';
 import { html, render, useEffect, useState } from '../lib.js';
 import { Login } from '../login.js';
-import { title } from '../text.js';
 import { asked, asking, explain, found, keyFailed, login, needsKey, start, trouble } from './feed.js';
 import { Answer } from './answer.js';
 import { text } from './text.js';
@@ -11,12 +10,7 @@ import { text } from './text.js';
 function App() {
   if (needsKey.value) return html`<${Login} login=${login} failed=${keyFailed.value} />`;
   return html`
-    <a class="skip" href="#told">${text.skip}</a>
-    <header class="top">
-      <span class="brand"><${Logo} />${title}</span>
-      <h1>${text.name}</h1>
-      <a class="back" href="/">${text.back}</a>
-    </header>
+    <${Top} text=${text} to="#told" />
     <main class="dashboard explain">
       <${Question} />
       <div id="told" tabindex="-1">
