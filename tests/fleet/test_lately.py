@@ -28,7 +28,9 @@ def send(made: Door, name: str, text: bytes = b"x" * 4096, now: float = 0.0) -> 
     return decision
 
 
-def option(replica: str, seconds: float, cached: int = 0, crowding: float = 0.0, place: bool = True) -> Option:
+def option(
+    replica: str, seconds: float, cached: int = 0, crowding: float = 0.0, place: bool = True
+) -> Option:
     return Option(replica, cached, 0.0, seconds, 0.0, crowding, 0.002, place)
 
 
@@ -56,16 +58,20 @@ def test_why_not_where_it_is_cached() -> None:
     chosen = option("eu-a/1", 0.095)
     full = option("us-a/1", 0.9, cached=1024, place=False)
     assert reason(chosen, full) == (
-        "none of 1,200 tokens cached there; us-a/1 has 1,024 cached, but no place; "
-        "95 ms expected, next best us-a/1 900 ms, which has no place"
+        "none of 1,200 tokens cached there; us-a/1 has 1,024, but no place; "
+        "95 ms expected, next best us-a/1 900 ms, but no place"
     )
+    further = option("us-a/1", 0.3, cached=1024)
+    assert "; us-a/1 has 1,024, but would begin in 300 ms; 95 ms expected" in reason(chosen, further)
     crowded = option("us-a/1", 0.04, cached=1024, crowding=0.5)
     assert "us-a/1 40 ms, but 500 ms are counted for the crowd in its batch" in reason(chosen, crowded)
 
 
 def test_equals_are_drawn_among() -> None:
     says = reason(option("us-a/1", 0.301), option("us-a/2", 0.3))
-    assert says.endswith("301 ms expected, about the same as us-a/2 300 ms: drawn among equals")
+    assert says.endswith(
+        "301 ms expected; us-a/2 300 ms, as good with crowds and doubts counted: drawn among equals"
+    )
 
 
 def test_waits_and_smaller_models_are_told() -> None:

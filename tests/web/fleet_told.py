@@ -74,16 +74,25 @@ def status() -> dict[str, Any]:
             replica("10.0.0.4:8000", "us"),
             replica("10.0.0.5:8000", "us", state="cordoned", running=1),
             replica("10.0.0.6:8000", "us", state="draining", running=2),
-            replica("10.0.0.7:8000", "us", places=3, running=3, told_seconds_ago=None, kv_held=None, kv_told=False),
+            replica(
+                "10.0.0.7:8000", "us", places=3, running=3, told_seconds_ago=None, kv_held=None, kv_told=False
+            ),
             replica("10.1.0.4:8000", "eu", breaker_open=True, faults=3, left_alone_seconds=4.2),
             replica("10.1.0.5:8000", "eu", full=True, running=16),
             replica(
-                "10.1.0.6:8000", "eu", kv_held=0.0, kv_told=False, kv_tokens=None, missing_metrics=("vllm:kv_cache",)
+                "10.1.0.6:8000",
+                "eu",
+                kv_held=0.0,
+                kv_told=False,
+                kv_tokens=None,
+                missing_metrics=("vllm:kv_cache",),
             ),
         ],
         "absent": [{"id": "eu-a/10.1.0.9:8000", "region": "eu", "cluster": "eu-a"}],
         "placements": [
             placement(HOSTILE, "us-a/10.0.0.4:8000", f"none of 9 tokens cached anywhere; {HOSTILE}"),
-            placement("chatcmpl-2", "eu-a/10.1.0.4:8000", "us-a was full", outcome="fault", found_tokens=None),
+            placement(
+                "chatcmpl-2", "eu-a/10.1.0.4:8000", "us-a was full", outcome="fault", found_tokens=None
+            ),
         ],
     }

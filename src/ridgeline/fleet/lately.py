@@ -166,9 +166,9 @@ class Lately:
     def over(self, request: str) -> None:
         """Nothing more will come."""
         asked = self._asked.pop(request, None)
-        if asked is not None and asked.placement is not None:
-            if asked.placement.outcome in ("sent", "answering"):
-                asked.placement.outcome = "left"
+        placement = None if asked is None else asked.placement
+        if placement is not None and placement.outcome in ("sent", "answering"):
+            placement.outcome = "left"
 
     def last_minute(self, now: float) -> tuple[float, int, dict[str, int]]:
         """Seconds that it spans, requests that came in it, and refusals by code."""
@@ -212,8 +212,7 @@ def _cached(asked: _Asked, decision: Send) -> list[str]:
         known = not most.cached_tokens and asked.takers <= len(decision.others) + 1
         parts = [f"none of {prompt} tokens cached {'anywhere' if known else 'there'}"]
     if most.cached_tokens > chosen.cached_tokens + WORTH_A_WORD_TOKENS:
-        but = f"would begin in {duration(most.seconds)}" if most.has_place else "no place"
-        parts.append(f"{most.replica} has {most.cached_tokens:,} cached, but {but}")
+        parts.append(f"{most.replica} has {most.cached_tokens:,}{_but(most, chosen)}")
     return parts
 
 
@@ -224,17 +223,22 @@ def _expected(asked: _Asked, decision: Send) -> str:
         return f"{expected}; nobody else takes it"
     best = decision.others[0]
     beside = f"{best.replica} {duration(best.seconds)}"
-    if chosen.has_place and not best.has_place:
-        return f"{expected}, next best {beside}, which has no place"
-    if best.has_place and not chosen.has_place:
-        return f"{expected}, sooner than a place at {beside}"
+    if chosen.has_place != best.has_place:
+        return f"{expected}, next best {beside}{_but(best, chosen)}"
     if best.cost_seconds - best.doubt_seconds <= chosen.cost_seconds:
-        return f"{expected}, about the same as {beside}: drawn among equals"
+        return f"{expected}; {beside}, as good with crowds and doubts counted: drawn among equals"
     if best.seconds < chosen.seconds:
-        return f"{expected}; {beside}, but {_fuller(best)}"
+        return f"{expected}; {beside}{_but(best, chosen)}"
     of = f", soonest of {asked.takers}" if asked.takers > 1 else ""
     return f"{expected}{of}, next best {beside}"
 
 
-def _fuller(option: Option) -> str:
-    return f"{duration(option.crowding_seconds)} are counted for the crowd in its batch"
+def _but(other: Option, chosen: Option) -> str:
+    """What speaks against another than the chosen one; nothing where it was as good."""
+    if not other.has_place:
+        return ", but no place"
+    if other.cost_seconds - other.doubt_seconds <= chosen.cost_seconds:
+        return ""
+    if other.seconds < chosen.seconds:
+        return f", but {duration(other.crowding_seconds)} are counted for the crowd in its batch"
+    return f", but would begin in {duration(other.seconds)}"

@@ -68,7 +68,7 @@ _FIGURES = {
 
 
 class Page:
-    """Serves the chat at `/` and `/c/ID`, `/dashboard`, `/explain`, and their files below `/assets/VERSION/`.
+    """Serves the chat at `/` and `/c/ID`, the pages of figures, and their files below `/assets/VERSION/`.
 
     Chromium and Safari offer to install it by its manifest alone: it needs no service worker.
 
@@ -114,7 +114,7 @@ class Page:
         return Response(self._figures["explain"], media_type="text/html", headers=_SAFE_PAGE)
 
     async def fleet(self) -> Response:
-        """How the fleet is doing; what it shows comes from `/fleet/status`, which asks for the fleet's token."""
+        """How the fleet is doing, from `/fleet/status`, which asks for the fleet's token."""
         return Response(self._figures["fleet"], media_type="text/html", headers=_SAFE_PAGE)
 
     async def to_fleet(self) -> Response:
@@ -140,7 +140,9 @@ class Page:
 
     def _figures_page(self, name: str, title: str) -> str:
         page = _FIGURES[name]
-        links = [f'  <link rel="stylesheet" href="{{{{assets}}}}/css/{style}.css">\n' for style in page.styles]
+        links = [
+            f'  <link rel="stylesheet" href="{{{{assets}}}}/css/{style}.css">\n' for style in page.styles
+        ]
         text = (_STATIC / "figures.html").read_text(encoding="utf-8")
         text = text.replace("{{name}}", page.name).replace("{{folder}}", name)
         text = text.replace("{{instead}}", page.instead).replace("  {{styles}}\n", "".join(links))

@@ -50,7 +50,7 @@ function Door({ now }) {
       <dl class="facts">${facts.map(([name, figure]) => html`<div key=${name}><dt>${name}</dt><dd>${figure}</dd></div>`)}</dl>
       ${refusals.length
         ? html`<ul class="refused">${refusals.map(([code, times]) => html`<li key=${code}><b>${count(times)}</b> ${words.refusals[code] ?? code}</li>`)}</ul>`
-        : html`<p class="soft">${words.noneRefused}</p>`}
+        : null}
     <//>
   `;
 }

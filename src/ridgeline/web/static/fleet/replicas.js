@@ -39,7 +39,7 @@ function Cluster({ cluster, replicas, absent }) {
   return html`
     <details class="cluster" open=${open} onToggle=${(event) => setOpen(event.currentTarget.open)}>
       <summary>
-        <h4>${cluster.name}</h4>
+        <h4>${cluster.name}</h4>${' '}
         <span class="soft">${words.cluster(cluster, replicas.length)}${slots ? ` · ${words.batch(running, slots)}` : ''}</span>
         ${odd.filter(([, times]) => times).map(([kind, times]) => html`<span key=${kind} class=${`tag ${LOOKS[kind]}`}>${count(times)} ${words.states[kind]}</span>`)}
       </summary>

@@ -34,7 +34,6 @@ export const text = {
     running: 'sequences run in the fleet',
     rate: 'requests a second',
     refused: 'refused in the last minute',
-    noneRefused: 'Nobody was refused in the last minute.',
     refusals: {
       at_capacity: 'all replicas full',
       no_replica: 'no replica to answer',
@@ -115,7 +114,7 @@ export const text = {
     explain: 'what became of a request',
     terms: {
       'Expected': 'From sending it to its first token: waiting for a place there, computing what is not cached, and the way.',
-      'Drawn among equals': 'Figures may be old or wrong. Among all that could be the soonest one is drawn, so that a burst spreads.',
+      'Drawn among equals': 'Figures may be old or wrong. Among all that could be the best one is drawn, so that a burst spreads.',
       'Crowd': 'One more sequence slows all that are in a batch. The fuller it is, the more that counts against a replica.',
     },
   },
