@@ -95,6 +95,8 @@ class FleetSimulation:
         self._count = itertools.count()
         self._wakes: dict[str, float] = {}
         self._numbers = itertools.count()
+        self._more_to_come = True
+        self._conversing = 0
 
     def run(self) -> Run:
         """From the first arrival until everything is answered or refused.
@@ -211,7 +213,7 @@ class FleetSimulation:
                 self._tell(region, replica_id)
         for front in self.fronts.values():
             self._act(front, front.tick(self.now))
-        if self._events or self.open:
+        if self._more_to_come or self._conversing:
             self._at(self.now + self._told_every, self._look)
             if self.open and self.now > self.traffic.seconds + LONGEST_SECONDS:
                 raise RuntimeError(f"{len(self.open)} requests hang")
@@ -248,11 +250,13 @@ class FleetSimulation:
 
     def _next_conversation(self, begin: Iterator[tuple[float, Conversation]]) -> None:
         following = next(begin, None)
+        self._more_to_come = following is not None
         if following is not None:
             at, conversation = following
             self._at(at, functools.partial(self._begin, begin, conversation))
 
     def _begin(self, begin: Iterator[tuple[float, Conversation]], conversation: Conversation) -> None:
+        self._conversing += 1
         self._ask(conversation)
         self._next_conversation(begin)
 
@@ -346,3 +350,5 @@ class FleetSimulation:
         if conversation.turns_left > 0:
             think = conversation.rng.expovariate(1 / self.traffic.think_seconds)
             self._at(self.now + think, functools.partial(self._ask, conversation))
+        else:
+            self._conversing -= 1
