@@ -1,6 +1,6 @@
 """Ways to place requests, on a virtual clock: how many are answered in time, over a grid of fleets.
 
-    python benchmarks/fleet/policies.py [--seeds 3] [--minutes 5] [--replicas 4 16] [--json FILE]
+    python benchmarks/fleet/policies.py [--seeds 3] [--minutes 2.5] [--replicas 4 12] [--json FILE]
 
 Replicas are 8B models on H100s by the cost model, traffic is conversations with shared system prompts.
 Good is a request whose first token came within a second and whose tokens came, on average, within 50 ms
@@ -46,7 +46,7 @@ ROOMS = {"short": 100_000, "ample": 1_000_000}
 """Tokens of KV memory of a replica: for some 30 sequences and few idle conversations, or for most of them."""
 SHARING = {"little": 64, "much": 2048}
 """Tokens of system prompts, of which there are 20."""
-LOADS = {"short": {"low": 0.5, "high": 1.0}, "ample": {"low": 1.0, "high": 2.0}}
+LOADS = {"short": {"low": 1.5, "high": 3.0}, "ample": {"low": 2.0, "high": 4.0}}
 """Conversations per second and replica."""
 
 
@@ -153,8 +153,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=5.0, help="in which conversations begin")
-    parser.add_argument("--replicas", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--minutes", type=float, default=2.5, help="in which conversations begin")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[4, 12])
     parser.add_argument("--memory", nargs="+", choices=ROOMS, default=list(ROOMS))
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="where the result goes as well")
