@@ -1,10 +1,12 @@
 """Ways to place requests, on a virtual clock: how many are answered in time, over a grid of fleets.
 
-    python benchmarks/fleet/policies.py [--seeds 3] [--minutes 10] [--json FILE]
+    python benchmarks/fleet/policies.py [--seeds 3] [--minutes 2.5] [--replicas 4 12] [--json FILE]
 
 Replicas are 8B models on H100s by the cost model, traffic is conversations with shared system prompts.
 Good is a request whose first token came within a second and whose tokens came, on average, within 50 ms
-each. Refused requests are not good. The last line is JSON.
+each; refused requests are not good, and all policies are offered the same ones. Ours is the front door's own
+code, told to keep nobody waiting for longer than a first token may take. The others send at once, and
+requests wait at the replicas, as they do behind such routers. The last line is JSON.
 """
 
 import argparse
@@ -13,55 +15,136 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ridgeline.fleet.core.door import Door
 from ridgeline.roofline import find_hardware, find_shape
-from ridgeline.simulate.fleet import FleetSimulation, Place, Run
-from ridgeline.simulate.fleet_load import Traffic
-from ridgeline.simulate.fleet_policies import OTHERS, Front, Ours
+from ridgeline.simulate.fleet import FleetSimulation
+from ridgeline.simulate.fleet_load import PIECE_TOKENS, Traffic
+from ridgeline.simulate.fleet_policies import (
+    BoundedHashing,
+    CacheAware,
+    Front,
+    LeastRequests,
+    LeastTokens,
+    Ours,
+    RoundRobin,
+)
 from ridgeline.simulate.fleet_replica import Machine
+from ridgeline.simulate.fleet_run import Place, Run
 
 FIRST_SECONDS, GAP_SECONDS = 1.0, 0.05
 OURS = "Ridgeline"
-REPLICAS = (4, 16)
-ROOMS = {"short": 40_000, "ample": 400_000}
-"""Tokens of KV memory of a replica."""
+OTHERS = ("round robin", "least requests", "least tokens", "bounded hashing", "cache-aware tree")
+SLOTS = 128
+ROOMS = {"short": 100_000, "ample": 1_000_000}
+"""Tokens of KV memory of a replica: for some 30 sequences and few idle conversations, or for most of them."""
 SHARING = {"little": 64, "much": 2048}
-"""Tokens of system prompts."""
-LOADS = {"half": 0.5, "full": 1.0, "over": 1.3}
-"""Of what a replica carries, about."""
-FULL_PER_REPLICA = {"short": 0.45, "ample": 1.1}
-"""Conversations per second."""
+"""Tokens of system prompts, of which there are 20."""
+LOADS = {"short": {"low": 1.5, "high": 3.0}, "ample": {"low": 2.0, "high": 4.0}}
+"""Conversations per second and replica."""
 
 
-def fronts(seed: int) -> dict[str, Callable[[], Front]]:
-    """All policies, each new."""
-    found: dict[str, Callable[[], Front]] = {
-        name: lambda kind=kind: kind(random.Random(seed))  # type: ignore[misc]
-        for name, kind in OTHERS.items()
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One fleet and its traffic."""
+
+    replicas: int
+    memory: str
+    shared: str
+    load: str
+
+    @property
+    def traffic_per_second(self) -> float:
+        """Conversations."""
+        return LOADS[self.memory][self.load] * self.replicas
+
+
+def front(name: str, cell: Cell, seed: int) -> Front:
+    """A policy, new."""
+    rng = random.Random(seed)
+    system_pieces = SHARING[cell.shared] // PIECE_TOKENS
+    if name == OURS:
+        return Ours(Door("us", {}, max_wait_seconds=FIRST_SECONDS, rng=rng))
+    if name == "bounded hashing":
+        return BoundedHashing(rng, system_pieces + 1)
+    kinds = {
+        "round robin": RoundRobin,
+        "least requests": LeastRequests,
+        "least tokens": LeastTokens,
+        "cache-aware tree": CacheAware,
     }
-    return {OURS: lambda: Ours(Door("us", {}, rng=random.Random(seed))), **found}
+    return kinds[name](rng)
 
 
-def simulated(
-    front: Front, replicas: int, room: str, sharing: str, load: str, seconds: float, seed: int
-) -> Run:
+def simulated(name: str, cell: Cell, seconds: float, seed: int) -> Run:
     """One run of one policy."""
-    machine = Machine(find_shape("llama-3.1-8b"), find_hardware("h100"), "bfloat16", 128, ROOMS[room])
-    places = [Place(f"r{number}", "us", machine) for number in range(replicas)]
+    machine = Machine(
+        find_shape("llama-3.1-8b"), find_hardware("h100"), "bfloat16", SLOTS, ROOMS[cell.memory]
+    )
+    places = [Place(f"r{number}", "us", machine) for number in range(cell.replicas)]
     traffic = Traffic(
-        conversations_per_second=FULL_PER_REPLICA[room] * LOADS[load] * replicas,
+        conversations_per_second=cell.traffic_per_second,
         seconds=seconds,
-        system_tokens=SHARING[sharing],
+        system_tokens=SHARING[cell.shared],
         turns=6.0,
         question_tokens=250,
         answer_tokens=250,
         think_seconds=30.0,
     )
-    return FleetSimulation(front, places, traffic, seed).run()
+    return FleetSimulation({"us": front(name, cell, seed)}, places, traffic, seed).run()
+
+
+def measured(work: tuple[str, Cell, float, int]) -> dict[str, float]:
+    """What is told of a run."""
+    name, cell, seconds, seed = work
+    began = time.perf_counter()
+    run = simulated(name, cell, seconds, seed)
+    return {
+        "good": run.good(FIRST_SECONDS, GAP_SECONDS) / len(run.outcomes),
+        "cached": run.cached_share,
+        "first_token_p50": run.first_token_seconds(0.5),
+        "first_token_p95": run.first_token_seconds(0.95),
+        "refused": run.refused / len(run.outcomes),
+        "preempted": run.preempted,
+        "requests": len(run.outcomes),
+        "took_seconds": time.perf_counter() - began,
+    }
+
+
+def row(cell: Cell, runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians over the seeds, and ours to the best of the others, seed by seed."""
+    ratios = [
+        ours["good"] / max(1e-9, *(runs[name][seed]["good"] for name in OTHERS))
+        for seed, ours in enumerate(runs[OURS])
+    ]
+    medians = {
+        name: {key: statistics.median(run[key] for run in each) for key in each[0]}
+        for name, each in runs.items()
+    }
+    return asdict(cell) | {"policies": medians, "ratios": ratios, "ratio": statistics.median(ratios)}
+
+
+def rows(cells: list[Cell], seconds: float, seeds: int, jobs: int) -> Iterator[dict[str, Any]]:
+    """The grid, cell by cell."""
+    names = (OURS, *OTHERS)
+    work = [(name, cell, seconds, seed) for cell in cells for name in names for seed in range(seeds)]
+    with ProcessPoolExecutor(jobs) as pool:
+        found = pool.map(measured, work)
+        for cell in cells:
+            yield row(cell, {name: [next(found) for _ in range(seeds)] for name in names})
+
+
+def shown(row: dict[str, Any]) -> str:
+    """A line of the table: good and cached shares."""
+    each = " | ".join(f"{one['good']:.1%} ({one['cached']:.0%})" for one in row["policies"].values())
+    fleet = f"{row['replicas']} | {row['memory']} | {row['shared']} | {row['load']}"
+    return f"| {fleet} | {each} | {row['ratio']:.2f} |"
 
 
 def main() -> int:
@@ -70,43 +153,31 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=10.0, help="in which conversations begin")
-    parser.add_argument("--replicas", type=int, nargs="+", default=list(REPLICAS))
+    parser.add_argument("--minutes", type=float, default=2.5, help="in which conversations begin")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[4, 12])
+    parser.add_argument("--memory", nargs="+", choices=ROOMS, default=list(ROOMS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="where the result goes as well")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    names = list(fronts(0))
-    print("| replicas | memory | shared | load | " + " | ".join(names) + " | to the best other |")
-    print("| " + "--- | " * (5 + len(names)))
-    for replicas, room, sharing, load in itertools.product(options.replicas, ROOMS, SHARING, LOADS):
-        good: dict[str, list[int]] = {name: [] for name in names}
-        cached: dict[str, float] = {}
-        for seed in range(options.seeds):
-            for name, make in fronts(seed).items():
-                run = simulated(make(), replicas, room, sharing, load, options.minutes * 60, seed)
-                good[name].append(run.good(FIRST_SECONDS, GAP_SECONDS))
-                cached[name] = run.cached_share
-        best = [max(good[name][seed] for name in names if name != OURS) for seed in range(options.seeds)]
-        ratios = [ours / max(1, other) for ours, other in zip(good[OURS], best, strict=True)]
-        row = {"replicas": replicas, "memory": room, "shared": sharing, "load": load}
-        medians = {name: statistics.median(each) for name, each in good.items()}
-        rows.append(
-            row | {"good": medians, "cached": cached, "ratio": statistics.median(ratios), "ratios": ratios}
-        )
-        shown = " | ".join(f"{medians[name]:,.0f} ({cached[name]:.0%})" for name in names)
-        print(
-            f"| {replicas} | {room} | {sharing} | {load} | {shown} | {statistics.median(ratios):.2f} |",
-            flush=True,
-        )
+    grid = itertools.product(options.replicas, options.memory, SHARING, ("low", "high"))
+    cells = [Cell(*each) for each in grid]
+    print("| replicas | memory | shared | load | " + " | ".join((OURS, *OTHERS)) + " | to the best other |")
+    print("| ---: " + "| --- " * 3 + "| ---: " * (len(OTHERS) + 2) + "|")
+    found = []
+    for each in rows(cells, options.minutes * 60, options.seeds, options.jobs):
+        found.append(each)
+        print(shown(each), flush=True)
+    short = [each["ratio"] for each in found if each["memory"] == "short"]
     result = {
         "benchmark": "fleet_policies",
         "seeds": options.seeds,
         "minutes": options.minutes,
         "first_seconds": FIRST_SECONDS,
         "gap_seconds": GAP_SECONDS,
-        "rows": rows,
-        "least_ratio": min(row["ratio"] for row in rows),
-        "median_ratio_short": statistics.median(row["ratio"] for row in rows if row["memory"] == "short"),
+        "least_ratio": min(each["ratio"] for each in found),
+        "least_ratio_short": min(short, default=None),
+        "median_ratio_short": statistics.median(short) if short else None,
+        "rows": found,
     }
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

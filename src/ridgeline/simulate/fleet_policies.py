@@ -14,10 +14,14 @@ Placed = tuple[str, str | None]
 """A request, and the replica that it goes to; None refuses it."""
 
 
-class Front(Protocol):
-    """Decides where requests go. `waits` says whether replicas refuse what would wait at them."""
+SHUNNED_SECONDS = 5.0
+"""For which the others leave a replica alone after a fault."""
 
-    waits: bool
+
+class Front(Protocol):
+    """Decides where requests go. `at_once` says whether replicas refuse what would wait at them."""
+
+    at_once: bool
 
     def joined(self, replica: Replica, now: float) -> list[Placed]:
         """A replica is there."""
@@ -52,7 +56,7 @@ class Front(Protocol):
         ...
 
     def full(self, request_id: str, now: float) -> list[Placed]:
-        """The replica had no place."""
+        """The replica had no place, if it was asked to begin at once."""
         ...
 
     def failed(self, request_id: str, now: float) -> list[Placed]:
@@ -67,7 +71,7 @@ class Front(Protocol):
 class Ours:
     """The front door as it is in production."""
 
-    waits = True
+    at_once = True
 
     def __init__(self, door: Door) -> None:
         self.door = door
@@ -135,31 +139,35 @@ class Simple:
     Subclasses say in `choose` which of the replicas that are there a request goes to.
     """
 
-    waits = False
+    at_once = False
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.there: list[str] = []
         self.load: dict[str, int] = {}
+        """Open requests by replica."""
         self._at: dict[str, tuple[Arrival, str]] = {}
+        self._shunned: dict[str, float] = {}
 
     def choose(self, arrival: Arrival) -> str:
         """Of `there`, which is not empty."""
         raise NotImplementedError
 
     def learned(self, replica_id: str, keys: Sequence[bytes]) -> None:
-        """A replica has computed what these stand for."""
+        """A replica has computed what these stand for, or soon will have."""
 
     def joined(self, replica: Replica, now: float) -> list[Placed]:
         """See `Front`."""
-        self.there.append(replica.id)
-        self.load[replica.id] = 0
+        if replica.id not in self.load:
+            self.there.append(replica.id)
+            self.load[replica.id] = 0
         return []
 
     def left(self, replica_id: str, now: float) -> list[Placed]:
         """See `Front`."""
-        self.there.remove(replica_id)
-        del self.load[replica_id]
+        if replica_id in self.load:
+            self.there.remove(replica_id)
+            del self.load[replica_id]
         return []
 
     def told(self, replica_id: str, load: Load, now: float) -> list[Placed]:
@@ -168,13 +176,7 @@ class Simple:
 
     def arrive(self, arrival: Arrival, now: float) -> list[Placed]:
         """See `Front`."""
-        if not self.there:
-            return [(arrival.id, None)]
-        replica = self.choose(arrival)
-        self._at[arrival.id] = (arrival, replica)
-        self.load[replica] += 1
-        self.learned(replica, arrival.keys)
-        return [(arrival.id, replica)]
+        return self._place(arrival, now)
 
     def began(self, request_id: str, now: float) -> None:
         """See `Front`."""
@@ -189,26 +191,42 @@ class Simple:
         answer_tokens: int,
     ) -> list[Placed]:
         """See `Front`."""
-        _, replica = self._at.pop(request_id)
-        if replica in self.load:
-            self.load[replica] -= 1
-        self.learned(replica, full_keys)
+        self.learned(self._release(request_id)[1], full_keys)
         return []
 
     def full(self, request_id: str, now: float) -> list[Placed]:
         """See `Front`; replicas behind these refuse nothing."""
-        raise AssertionError("nothing is refused")
+        raise AssertionError("nothing is refused by replicas that were not asked to begin at once")
 
     def failed(self, request_id: str, now: float) -> list[Placed]:
-        """See `Front`."""
-        arrival, replica = self._at.pop(request_id)
-        if replica in self.load:
-            self.load[replica] -= 1
-        return self.arrive(arrival, now)
+        """See `Front`; another one is tried, as often as it takes, and this one let alone for a while."""
+        arrival, replica = self._release(request_id)
+        self._shunned[replica] = now + SHUNNED_SECONDS
+        return self._place(arrival, now)
 
     def tick(self, now: float) -> list[Placed]:
         """See `Front`."""
         return []
+
+    def _place(self, arrival: Arrival, now: float) -> list[Placed]:
+        if not self.there:
+            return [(arrival.id, None)]
+        there = self.there
+        if self._shunned:
+            self._shunned = {each: until for each, until in self._shunned.items() if until > now}
+            self.there = [each for each in there if each not in self._shunned] or there
+        replica = self.choose(arrival)
+        self.there = there
+        self._at[arrival.id] = (arrival, replica)
+        self.load[replica] += 1
+        self.learned(replica, arrival.keys)
+        return [(arrival.id, replica)]
+
+    def _release(self, request_id: str) -> tuple[Arrival, str]:
+        arrival, replica = self._at.pop(request_id)
+        if self.load.get(replica):
+            self.load[replica] -= 1
+        return arrival, replica
 
 
 class RoundRobin(Simple):
@@ -223,21 +241,62 @@ class RoundRobin(Simple):
 
 
 class LeastRequests(Simple):
-    """The one with the fewest open requests."""
+    """The one with the fewest open requests; any, where several have."""
 
     def choose(self, arrival: Arrival) -> str:
         """See `Simple`."""
-        least = min(self.load.values())
+        least = min(self.load[each] for each in self.there)
         return self.rng.choice([each for each in self.there if self.load[each] == least])
 
 
+class LeastTokens(Simple):
+    """The one with the fewest tokens of prompts that have no first token yet, then the fewest requests."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(rng)
+        self._pending: dict[str, int] = {}
+        self._tokens: dict[str, tuple[str, int]] = {}
+
+    def choose(self, arrival: Arrival) -> str:
+        """See `Simple`."""
+        at = min(
+            self.there, key=lambda each: (self._pending.get(each, 0), self.load[each], self.rng.random())
+        )
+        self._tokens[arrival.id] = (at, arrival.text_bytes)
+        self._pending[at] = self._pending.get(at, 0) + arrival.text_bytes
+        return at
+
+    def began(self, request_id: str, now: float) -> None:
+        """See `Front`."""
+        self._computed(request_id)
+
+    def failed(self, request_id: str, now: float) -> list[Placed]:
+        """See `Front`."""
+        self._computed(request_id)
+        return super().failed(request_id, now)
+
+    def _computed(self, request_id: str) -> None:
+        at, tokens = self._tokens.pop(request_id, ("", 0))
+        if at:
+            self._pending[at] -= tokens
+
+
 class BoundedHashing(Simple):
-    """Consistent hashing of the conversation's beginning with bounded loads (arXiv 1608.01350)."""
+    """Consistent hashing of a prompt's beginning with bounded loads (arXiv 1608.01350), as KubeAI's.
+
+    Args:
+        rng: of the policy.
+        pieces: of the prompt that are hashed. As many as the system prompt has and one more tell
+            conversations apart, as KubeAI does by the first message of the user.
+    """
 
     BOUND = 1.25
     POINTS = 64
-    PIECES = 12
-    """Of the prompt that are hashed: the system prompt, and the first question."""
+
+    def __init__(self, rng: random.Random, pieces: int = 1) -> None:
+        super().__init__(rng)
+        self._pieces = pieces
+        self._ring: list[tuple[int, str]] = []
 
     def joined(self, replica: Replica, now: float) -> list[Placed]:
         """See `Front`."""
@@ -251,25 +310,26 @@ class BoundedHashing(Simple):
         self._build()
         return []
 
+    def choose(self, arrival: Arrival) -> str:
+        """See `Simple`."""
+        key = _hash(arrival.keys[: self._pieces][-1] if arrival.keys else arrival.id.encode())
+        most = self.BOUND * (sum(self.load.values()) + 1) / len(self.there)
+        start, there = bisect.bisect(self._ring, (key, "")), set(self.there)
+        for offset in range(len(self._ring)):
+            _, replica = self._ring[(start + offset) % len(self._ring)]
+            if replica in there and self.load[replica] + 1 <= max(1.0, most):
+                return replica
+        return min(self.there, key=self.load.__getitem__)
+
     def _build(self) -> None:
         self._ring = sorted(
             (_hash(f"{each}#{point}".encode()), each) for each in self.there for point in range(self.POINTS)
         )
 
-    def choose(self, arrival: Arrival) -> str:
-        """See `Simple`."""
-        key = _hash(arrival.keys[: self.PIECES][-1] if arrival.keys else arrival.id.encode())
-        most = self.BOUND * (sum(self.load.values()) + 1) / len(self.there)
-        start = bisect.bisect(self._ring, (key, ""))
-        for offset in range(len(self._ring)):
-            _, replica = self._ring[(start + offset) % len(self._ring)]
-            if self.load[replica] + 1 <= max(1.0, most):
-                return replica
-        return self.there[0]
-
 
 class CacheAware(Simple):
-    """As sglang-router: where most of the prompt was sent before, unless loads differ too much."""
+    """As sglang-router's: where most of the prompt was sent before, if that is enough of it; else where
+    least is cached; and where there is least to do, while that differs too much."""
 
     MATCH = 0.3
     DIFFERENCE, RATIO = 64, 1.5
@@ -277,39 +337,33 @@ class CacheAware(Simple):
     def __init__(self, rng: random.Random) -> None:
         super().__init__(rng)
         self._map = PrefixMap()
-        self._keys: dict[str, int] = {}
+        self._size: dict[str, int] = {}
 
     def learned(self, replica_id: str, keys: Sequence[bytes]) -> None:
         """See `Simple`."""
-        if replica_id in self.load:
-            self._map.learn(replica_id, keys)
-            self._keys[replica_id] = self._keys.get(replica_id, 0) + len(keys)
+        if replica_id not in self.load:
+            return
+        new = len(keys) - self._map.match(keys).get(replica_id, 0)
+        self._size[replica_id] = self._size.get(replica_id, 0) + new
+        self._map.learn(replica_id, keys)
 
     def left(self, replica_id: str, now: float) -> list[Placed]:
         """See `Front`."""
         self._map.forget(replica_id)
-        self._keys.pop(replica_id, None)
+        self._size.pop(replica_id, None)
         return super().left(replica_id, now)
 
     def choose(self, arrival: Arrival) -> str:
         """See `Simple`."""
-        most, least = max(self.load.values()), min(self.load.values())
-        if most - least > self.DIFFERENCE and most > self.RATIO * least:
+        loads = [self.load[each] for each in self.there]
+        if max(loads) - min(loads) > self.DIFFERENCE and max(loads) > self.RATIO * min(loads):
             return min(self.there, key=self.load.__getitem__)
         matched = self._map.match(arrival.keys)
-        best = max(matched, key=matched.__getitem__) if matched else ""
-        if matched and matched[best] > self.MATCH * len(arrival.keys):
+        best = max(self.there, key=lambda each: matched.get(each, 0))
+        if matched.get(best, 0) > self.MATCH * len(arrival.keys):
             return best
-        return min(self.there, key=lambda each: self._keys.get(each, 0))
+        return min(self.there, key=lambda each: self._size.get(each, 0))
 
 
 def _hash(data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
-
-
-OTHERS: dict[str, type[Simple]] = {
-    "round robin": RoundRobin,
-    "least requests": LeastRequests,
-    "bounded hashing": BoundedHashing,
-    "cache-aware tree": CacheAware,
-}

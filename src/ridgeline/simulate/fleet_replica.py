@@ -1,39 +1,44 @@
 """A replica without its tokens: what changes is played, what lies between is computed.
 
 All sequences of a batch draw a token in each step, so one count of steps serves them all: a sequence that
-came in at count 100 and wants 50 tokens ends at count 150. While prompts wait, each step also has a chunk of
-the first one. The length of a step is the cost model's, for the batch as it was at the last change.
+came in at count 100 and wants 50 tokens ends at count 150. While a prompt is computed, each step also has a
+chunk of it. The length of a step is the cost model's, for the batch as it was at the last change.
+
+    waiting --its turn, a slot, memory--> prefilling --> drawing --> ended
+       ^------------- preempted: memory is full ------------'
 """
 
 import heapq
 import itertools
 import math
-from collections import OrderedDict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass
 
-from ridgeline.roofline import Hardware, ModelShape, Work, step_cost
+from ridgeline.roofline import Hardware, ModelShape, WeightBytes, Work, step_cost
 from ridgeline.simulate.fleet_load import PIECE_TOKENS
+from ridgeline.simulate.fleet_memory import KeyMemory
 
 CHUNK_TOKENS = 2048
 
-KEPT_FULL = 0.99
-"""Share of KV memory that prompts may fill: what is left is for the answers' first steps."""
+ALMOST = 1e-6
+"""Steps and tokens that rounding may lack."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """A request at a replica.
 
     Attributes:
         id: of the request.
-        keys: of the prompt.
+        keys: of the prompt and the answer to come.
         prompt_tokens: to be known before the first token.
         answer_tokens: to be drawn.
-        cached_tokens: of the prompt, found there.
-        drawn: tokens that were drawn before it was put back.
+        cached_tokens: of the prompt, found there at the first time.
+        drawn: tokens that were drawn before it was preempted.
         left_tokens: of the prompt, to compute.
-        ends_at: count of steps.
+        held: pieces that it uses.
+        drawing_since: count of steps at which it began to draw.
+        order: in which it was taken into the batch.
     """
 
     id: str
@@ -43,7 +48,19 @@ class Job:
     cached_tokens: int = 0
     drawn: int = 0
     left_tokens: float = 0.0
-    ends_at: float = 0.0
+    held: int = 0
+    drawing_since: float = 0.0
+    order: int = 0
+
+    @property
+    def known_tokens(self) -> int:
+        """That must be in memory before it draws the next one."""
+        return self.prompt_tokens + self.drawn
+
+    @property
+    def ends_at(self) -> float:
+        """Count of steps."""
+        return self.drawing_since + self.answer_tokens - self.drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,64 +74,59 @@ class Machine:
     kv_tokens: int
 
 
-@dataclass(slots=True)
 class SimulatedReplica:
     """One of them. `advance` to a time before anything else is asked of it then.
 
-    Attributes:
+    Args:
         machine: it is.
-        steps: counted so far.
-        now: the time that it has come to.
-        running: those that draw, and those whose prompts are computed.
-        waiting: in its own line.
-        preempted: how often one was put back for want of KV memory.
+        now: the time.
     """
 
-    machine: Machine
-    now: float = 0.0
-    steps: float = 0.0
-    running: dict[str, Job] = field(default_factory=dict)
-    waiting: deque[Job] = field(default_factory=deque)
-    preempted: int = 0
-    _prompts: deque[Job] = field(default_factory=deque)
-    _drawing: list[tuple[float, int, Job]] = field(default_factory=list)
-    _drawers: int = 0
-    _held: float = 0.0
-    _cache: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
-    _step_seconds: float = 0.0
-    _chunk: float = CHUNK_TOKENS
-    _count: "itertools.count[int]" = field(default_factory=itertools.count)
+    def __init__(self, machine: Machine, now: float = 0.0) -> None:
+        self.machine, self.now = machine, now
+        self.memory = KeyMemory(machine.kv_tokens)
+        self.waiting: deque[Job] = deque()
+        self.preempted = 0
+        """How often one was put back for want of KV memory."""
+        self._prefilling: Job | None = None
+        self._drawing: list[tuple[float, int, Job]] = []
+        self._steps = 0.0
+        self._contexts = 0.0
+        """Tokens that the drawing ones attend to, summed: shared pieces are read by each."""
+        self._waiting_tokens = 0
+        self._step_seconds = 0.0
+        self._chunk = float(CHUNK_TOKENS)
+        self._order = itertools.count()
+        self._weights = WeightBytes.of(machine.shape, machine.dtype)
 
     @property
-    def held_tokens(self) -> float:
-        """KV memory that the running ones have."""
-        return self._held
+    def running(self) -> int:
+        """Sequences in the batch."""
+        return len(self._drawing) + (self._prefilling is not None)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All that are here, those in the batch first."""
+        batch = [job for _, _, job in self._drawing]
+        return [*batch, *([self._prefilling] if self._prefilling else ()), *self.waiting]
+
+    @property
+    def kv_held(self) -> float:
+        """Share of its KV memory that is in use."""
+        return min(1.0, self.memory.held_tokens / self.machine.kv_tokens)
 
     def has_place(self, prompt_tokens: int) -> bool:
-        """Whether one more would begin at once."""
-        if len(self.running) >= self.machine.slots or self.waiting:
-            return False
-        return not self.running or self._held + prompt_tokens <= KEPT_FULL * self.machine.kv_tokens
+        """Whether one more would begin at once: a slot, and memory for its prompt beside those before it."""
+        there = self.running + len(self.waiting)
+        if not there:
+            return True
+        needed = self.memory.held_tokens + self._waiting_tokens + prompt_tokens
+        return there < self.machine.slots and needed <= self.machine.kv_tokens
 
     def take(self, job: Job) -> None:
         """A request comes; it waits where there is no place."""
         self.waiting.append(job)
-        self._admit()
-        self._measure()
-
-    def drop(self, job_id: str) -> None:
-        """Nobody wants it any more."""
-        job = self.running.pop(job_id, None)
-        if job is None:
-            self.waiting = deque(each for each in self.waiting if each.id != job_id)
-        else:
-            self._let_go(job)
-            if job in self._prompts:
-                self._prompts.remove(job)
-            else:
-                self._drawing = [each for each in self._drawing if each[2] is not job]
-                heapq.heapify(self._drawing)
-                self._drawers -= 1
+        self._waiting_tokens += job.known_tokens
         self._admit()
         self._measure()
 
@@ -123,123 +135,135 @@ class SimulatedReplica:
         if not self.running:
             return math.inf
         steps = math.inf
-        if self._prompts:
-            steps = self._prompts[0].left_tokens / self._chunk
+        if self._prefilling is not None:
+            steps = self._prefilling.left_tokens / self._chunk
         if self._drawing:
-            steps = min(steps, self._drawing[0][0] - self.steps)
-            if self._drawers and len(self.running) > 1:
-                steps = min(steps, max(0.0, self.machine.kv_tokens - self._held) / self._drawers)
-        return self.now + max(steps, 1e-9) * self._step_seconds
+            steps = min(steps, self._drawing[0][0] - self._steps)
+            if self.running > 1:
+                free = max(0.0, self.machine.kv_tokens - self.memory.held_tokens)
+                steps = min(steps, free / len(self._drawing))
+        return self.now + max(steps, ALMOST) * self._step_seconds
 
     def advance(self, now: float) -> tuple[list[Job], list[Job]]:
         """Come to this time, which `next_seconds` is not before; who drew a first token, and who ended."""
         if not self.running:
             self.now = now
             return [], []
-        steps = (now - self.now) / self._step_seconds
-        self.steps += steps
-        self._held += steps * self._drawers
-        self.now = now
-        began, ended = [], []
-        if self._prompts:
-            first = self._prompts[0]
-            first.left_tokens -= steps * self._chunk
-            if first.left_tokens <= 1e-6:
-                self._prompts.popleft()
-                first.ends_at = self.steps + first.answer_tokens - first.drawn
-                heapq.heappush(self._drawing, (first.ends_at, next(self._count), first))
-                self._drawers += 1
-                self._remember(first.keys)
-                if not first.drawn:
-                    began.append(first)
-        while self._drawing and self._drawing[0][0] <= self.steps + 1e-6:
-            _, _, job = heapq.heappop(self._drawing)
-            self._drawers -= 1
-            del self.running[job.id]
-            self._let_go(job)
-            ended.append(job)
-        if self._held > self.machine.kv_tokens and len(self.running) > 1:
+        self._let_pass(now)
+        began, ended = self._computed(), self._drawn()
+        while self.memory.held_tokens > self.machine.kv_tokens and self.running > 1:
             self._preempt()
-        if began or ended or self.waiting:
-            self._admit()
+        self._admit()
         self._measure()
         return began, ended
 
-    def drawn(self, job: Job) -> int:
-        """Tokens that a running one has drawn here."""
-        return int(job.answer_tokens - max(0.0, job.ends_at - self.steps)) if job.ends_at else 0
+    def given(self, job: Job) -> int:
+        """Tokens of an answer that have been drawn here."""
+        if any(each is job for _, _, each in self._drawing):
+            return min(job.answer_tokens, job.drawn + int(self._steps - job.drawing_since))
+        return job.drawn
 
-    def remember(self, keys: Sequence[bytes]) -> None:
-        """What it has of a conversation, the answer included."""
-        self._remember(keys)
+    def check(self) -> None:
+        """Prove what must hold between any two events; AssertionError if it does not."""
+        self.memory.check()
+        assert self.running <= self.machine.slots, "more sequences than slots"
+        assert self._waiting_tokens == sum(job.known_tokens for job in self.waiting)
+        batch = [job for job in self.jobs if job not in self.waiting]
+        used = {key for job in batch for key in job.keys[: job.held]}
+        assert len(used) * PIECE_TOKENS + self.memory.private == self.memory.held_tokens, "a piece is lost"
+
+    # --- what time does --------------------------------------------------------------------------
+
+    def _let_pass(self, now: float) -> None:
+        steps = (now - self.now) / self._step_seconds
+        self.now = now
+        self._steps += steps
+        self.memory.private += steps * len(self._drawing)
+        self._contexts += steps * len(self._drawing)
+        if self._prefilling is not None:
+            self._prefilling.left_tokens -= steps * self._chunk
+
+    def _computed(self) -> list[Job]:
+        job = self._prefilling
+        if job is None or job.left_tokens > ALMOST:
+            return []
+        self._prefilling, job.drawing_since = None, self._steps
+        self._contexts += job.known_tokens
+        heapq.heappush(self._drawing, (job.ends_at, job.order, job))
+        return [] if job.drawn else [job]
+
+    def _drawn(self) -> list[Job]:
+        ended = []
+        while self._drawing and self._drawing[0][0] <= self._steps + ALMOST:
+            job = heapq.heappop(self._drawing)[2]
+            self._leave_batch(job, self._steps - job.drawing_since)
+            ended.append(job)
+        return ended
+
+    # --- the batch -------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        machine = self.machine
-        while self.waiting and len(self.running) < machine.slots:
-            job = self.waiting[0]
-            tokens = job.prompt_tokens + job.drawn
-            if self.running and self._held + tokens > KEPT_FULL * machine.kv_tokens:
-                return
-            self.waiting.popleft()
-            matched = 0
-            for key in job.keys:
-                if key not in self._cache:
-                    break
-                self._cache.move_to_end(key)
-                matched += 1
-            cached = min(matched * PIECE_TOKENS, tokens - 1)
-            if not job.drawn:
-                job.cached_tokens = cached
-            job.left_tokens = tokens - cached
-            self._held += tokens
-            self.running[job.id] = job
-            self._prompts.append(job)
-            self._forget()
+        """The next prompt, where there is a slot, and memory or nobody who could free any."""
+        if self._prefilling is not None or not self.waiting or len(self._drawing) >= self.machine.slots:
+            return
+        job, memory = self.waiting[0], self.memory
+        keys = job.keys[: job.known_tokens // PIECE_TOKENS]
+        tail = job.known_tokens - len(keys) * PIECE_TOKENS
+        needed = memory.held_tokens + memory.new_pieces(keys) * PIECE_TOKENS + tail
+        if self._drawing and needed > self.machine.kv_tokens:
+            return
+        self.waiting.popleft()
+        self._waiting_tokens -= job.known_tokens
+        cached = min(memory.matched(keys) * PIECE_TOKENS, job.known_tokens - 1)
+        if not job.drawn:
+            job.cached_tokens = cached
+        job.left_tokens, job.held, job.order = job.known_tokens - cached, len(keys), next(self._order)
+        memory.hold(keys)
+        memory.private += tail
+        memory.shrink()
+        self._prefilling = job
 
     def _preempt(self) -> None:
-        """The one that came last is put back; what it drew must be computed again."""
-        job = next(reversed(self.running.values()))
-        del self.running[job.id]
-        left = math.ceil(job.ends_at - self.steps)
-        self._let_go(job)
-        if job in self._prompts:
-            self._prompts.remove(job)
+        """The one that came last is put back; what it has drawn must be computed again."""
+        job = self._prefilling
+        if job is not None:
+            computed = int(job.known_tokens - max(0.0, job.left_tokens)) // PIECE_TOKENS
+            self.memory.release(job.keys[: job.held], computed)
+            self.memory.private -= job.known_tokens - job.held * PIECE_TOKENS
+            self._prefilling = None
         else:
-            job.drawn = job.answer_tokens - left
+            job = max((each for _, _, each in self._drawing), key=lambda each: each.order)
             self._drawing = [each for each in self._drawing if each[2] is not job]
             heapq.heapify(self._drawing)
-            self._drawers -= 1
+            steps = self._steps - job.drawing_since
+            self._leave_batch(job, steps)
+            job.drawn += int(steps)
+        job.held = 0
         self.preempted += 1
         self.waiting.appendleft(job)
+        self._waiting_tokens += job.known_tokens
 
-    def _let_go(self, job: Job) -> None:
-        """Of its KV memory: what it has drawn grew with the steps."""
-        drawn: float = job.drawn
-        if job.ends_at:
-            drawn = job.answer_tokens - max(0.0, job.ends_at - self.steps)
-        self._held = max(0.0, self._held - job.prompt_tokens - drawn) if self.running else 0.0
-        job.ends_at = 0.0
-
-    def _remember(self, keys: Sequence[bytes]) -> None:
-        for key in reversed(keys):
-            self._cache[key] = None
-            self._cache.move_to_end(key)
-        self._forget()
-
-    def _forget(self) -> None:
-        room = max(0.0, self.machine.kv_tokens - self._held) // PIECE_TOKENS
-        while len(self._cache) > room:
-            self._cache.popitem(last=False)
+    def _leave_batch(self, job: Job, steps: float) -> None:
+        """Of one that was drawing; what it has computed stays for as long as there is room."""
+        memory = self.memory
+        self._contexts -= job.known_tokens + steps
+        memory.private -= job.known_tokens - job.held * PIECE_TOKENS + steps
+        memory.keep(job.keys[job.held : (job.known_tokens + int(steps + ALMOST)) // PIECE_TOKENS])
+        memory.release(job.keys[: job.held], job.held)
+        if not self.running:  # no sum of fractions goes on for ever
+            memory.private = self._contexts = 0.0
+        memory.shrink()
 
     def _measure(self) -> None:
         """The length of a step as things are."""
+        batch = len(self._drawing)
         if not self.running:
             return
-        drawing = self._drawers
-        work = Work.decode(drawing, self._held / max(1, len(self.running))) if drawing else Work(0, 0, 0, 0)
-        if self._prompts:
-            first = self._prompts[0]
-            self._chunk = max(1.0, min(CHUNK_TOKENS, first.left_tokens))
-            work = work.with_chunk(int(self._chunk), int(max(0, first.prompt_tokens - first.left_tokens)))
+        work = Work.decode(batch, self._contexts / batch) if batch else Work(0, 0, 0, 0)
+        job = self._prefilling
+        if job is not None:
+            self._chunk = max(1.0, min(CHUNK_TOKENS, job.left_tokens))
+            work = work.with_chunk(math.ceil(self._chunk), int(job.known_tokens - job.left_tokens))
         machine = self.machine
-        self._step_seconds = step_cost(machine.shape, machine.hardware, machine.dtype, work).seconds
+        cost = step_cost(machine.shape, machine.hardware, machine.dtype, work, weights=self._weights)
+        self._step_seconds = cost.seconds
