@@ -57,6 +57,16 @@ class Llama(LlamaCpp):
         ]
 
 
+class Vllm(VllmCpu):
+    """Telling its load."""
+
+    def command(self, port: int) -> tuple[list[str | Path], dict[str, str]]:
+        """See `VllmCpu.command`."""
+        command, environment = super().command(port)
+        command.remove("--disable-log-stats")
+        return command, environment
+
+
 def fleet_of(contenders: list[Contender]) -> dict[str, Any]:
     """As fleet.yaml has it."""
     engines = {"Ridgeline": "ridgeline", "llama.cpp Q8_0": "llama.cpp", "vLLM bf16": "vllm"}
@@ -160,7 +170,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mixed-") as folder:
         logs = Path(folder)
         setting = Setting(options.peers, logs, 2, "smollm2-135m", "auto", "auto", 512)
-        contenders: list[Contender] = [Ours(setting), Llama(setting, "Q8_0", serves=True), VllmCpu(setting)]
+        contenders: list[Contender] = [Ours(setting), Llama(setting, "Q8_0", serves=True), Vllm(setting)]
         missing = [f"{each.name}: {each.missing()}" for each in contenders if each.missing()]
         if missing:
             sys.exit("; ".join(missing))
