@@ -43,6 +43,8 @@ def replicas_of(door: Served) -> list[str]:
         return [each["id"] for each in json.load(response)["replicas"]]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_replica_comes_serves_and_goes(tmp_path: Path) -> None:
     """One after the other, for starting servers is what takes time."""
     fleet = write_fleet(tmp_path / "fleet.yaml", {"us": [], "eu": []})

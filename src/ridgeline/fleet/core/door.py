@@ -137,6 +137,7 @@ class _Request:
     arrival: Arrival
     arrived_seconds: float
     attempts: int = 0
+    faults: int = 0
     excluded: set[str] = field(default_factory=set)
     replica: Replica | None = None
     model: str = ""
@@ -186,6 +187,8 @@ class Door:
         self._deserted_seconds = -math.inf
         self._queue = WaitingQueue(max_waiting)
         self._requests: dict[str, _Request] = {}
+        self._faulty: set[str] = set()
+        """Replicas whose latest answer was a fault."""
         self._prefixes = PrefixMap()
         self._table = Table()
         self._drain: dict[str, DrainRate] = {}
@@ -217,6 +220,7 @@ class Door:
     def left(self, replica_id: str, now: float) -> list[Decision]:
         """A replica is gone. What it was answering fails by itself, as connections break."""
         self.replicas.pop(replica_id, None)
+        self._faulty.discard(replica_id)
         self._prefixes.forget(replica_id)
         self._table.drop(replica_id)
         return self._dispatch(now)
@@ -371,6 +375,7 @@ class Door:
         replica.breaker.failed(now)
         self._changed(replica)
         request.excluded.add(replica.id)
+        request.faults += 1
         return self._again(request, now, spend=True)
 
     @event
@@ -418,6 +423,10 @@ class Door:
     def _changed(self, replica: Replica) -> None:
         if self.replicas.get(replica.id) is replica:
             self._table.put(replica, self._round_trip(replica.region))
+            if replica.breaker.faults:
+                self._faulty.add(replica.id)
+            else:
+                self._faulty.discard(replica.id)
 
     def _estimates(
         self, arrival: Arrival, model: str, now: float, excluded: Collection[str]
@@ -435,13 +444,22 @@ class Door:
 
     def _place(self, request: _Request, now: float) -> Send | None:
         """Choose and reserve; None where the best of them has no place yet."""
+        avoided = self._avoided(request)
         for model in request.models:
-            found = self._estimates(request.arrival, model, now, request.excluded)
+            found = self._estimates(request.arrival, model, now, avoided)
             if found is not None:
                 row = found.choose(self._rng)
                 if found.has_place[row]:
                     return self._reserve(request, model, found, row, now)
         return None
+
+    def _avoided(self, request: _Request) -> Collection[str]:
+        """Those that have failed it and, once one has, all that have failed anybody of late, if there are
+        others: where one has died, its neighbours often have, too."""
+        if not request.faults:
+            return request.excluded
+        avoided = request.excluded | self._faulty
+        return avoided if self._serving(request.models, avoided) else request.excluded
 
     def _reserve(self, request: _Request, model: str, found: Estimates, row: int, now: float) -> Send:
         arrival, chosen = request.arrival, found.option(row)
@@ -482,7 +500,7 @@ class Door:
     def _again(self, request: _Request, now: float, *, spend: bool) -> list[Decision]:
         arrival = request.arrival
         decisions = self._dispatch(now)
-        if spend and (request.attempts >= MOST_ATTEMPTS or not self._retries.spend()):
+        if spend and not self._may_be_tried_again(request):
             del self._requests[arrival.id]
             reason = Refusal("no_replica", "The replicas that were tried failed; try again.")
             return [*decisions, Refuse(arrival.id, reason)]
@@ -502,6 +520,14 @@ class Door:
             now=now,
         )
         return decisions
+
+    def _may_be_tried_again(self, request: _Request) -> bool:
+        if request.faults >= MOST_ATTEMPTS:
+            return False
+        # Whose answer has begun is not dropped for the budget's sake: when a region dies, all that it was
+        # answering goes on elsewhere, once. Requests that have nothing yet can be asked again.
+        goes_on = request.began_by is not None and request.faults == 1
+        return goes_on or self._retries.spend()
 
     def _refused_at_once(self, arrival: Arrival) -> Refusal | None:
         if arrival.id in self._requests:
@@ -568,6 +594,7 @@ class Door:
             assert self._table.running[row] == replica.running, "the table is not as the replica"
             assert self._table.pending[row] == replica.pending_tokens
         assert set(self._table.rows) == set(self.replicas)
+        assert self._faulty == {each.id for each in self.replicas.values() if each.breaker.faults}
         self._prefixes.check()
         assert len(self._queue) == sum(1 for r in self._requests.values() if r.replica is None)
 
