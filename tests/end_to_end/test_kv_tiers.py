@@ -82,6 +82,8 @@ def test_conversations_come_back_from_disk_also_after_kill_9(
         assert metric(served, "ridgeline_kv_lost_copies_total", 'direction="in"') > 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_disk_that_loses_all_its_files_costs_no_answer(tmp_path: Path, options: tuple[str, ...]) -> None:
     with serving(*options, data_dir=tmp_path, seconds=100) as served:
         answers = {topic: ask(served, topic)[0] for topic in TOPICS}
