@@ -201,6 +201,8 @@ class Found:
     troubles: list[str] = field(default_factory=list)
     first_token_seconds: list[float] = field(default_factory=list)
     retried: int = 0
+    on_their_retry: set[int] = field(default_factory=set)
+    """Clients that have no other attempt left for the question now open."""
 
 
 def free_port() -> int:
@@ -355,6 +357,7 @@ class Client:
             while time.monotonic() < until:
                 question = self._rng.choice(self._questions)
                 outcome = await self._one(session, question)
+                self._found.on_their_retry.discard(id(self))
                 self._found.outcomes[outcome] += 1
                 await asyncio.sleep(self._rng.expovariate(1 / 0.5) if outcome != "at_capacity" else 1.0)
 
@@ -378,6 +381,7 @@ class Client:
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 if attempt == 0:
                     self._found.retried += 1
+                    self._found.on_their_retry.add(id(self))
                     continue
                 self._found.troubles.append(f"{question.model}: {type(error).__name__}: {error}")
                 return "lost"
@@ -394,8 +398,12 @@ class Client:
         raise AssertionError("both attempts end above")
 
 
-async def troubles(fleet: Fleet, seconds: float, say: Callable[[str], None]) -> None:
-    """What happens to the fleet, in its order and by parts of the whole time."""
+async def troubles(fleet: Fleet, seconds: float, found: Found, say: Callable[[str], None]) -> None:
+    """What happens to the fleet, in its order and by parts of the whole time.
+
+    One retry of a client is promised to be enough for one front door that dies, so the second one waits for
+    those whose question the first has cost an attempt already.
+    """
     begun = time.monotonic()
     doors, regions = fleet.doors, [region for region in REGIONS if REGIONS[region]]
     real = [each for each in fleet.replicas if each.name.startswith("real")]
@@ -413,6 +421,11 @@ async def troubles(fleet: Fleet, seconds: float, say: Callable[[str], None]) -> 
                 each.way.cut = False
                 await each.start()
 
+    async def kill_second_door() -> None:
+        while found.on_their_retry:  # noqa: ASYNC110  # a client says when it is through, and may begin anew
+            await asyncio.sleep(0.02)
+        await doors[1].kill()
+
     plan: list[tuple[float, str, Callable[[], Awaitable[None]]]] = []
 
     def during(start: float, end: float, name: str, down: Any, up: Any) -> None:
@@ -425,7 +438,7 @@ async def troubles(fleet: Fleet, seconds: float, say: Callable[[str], None]) -> 
         during(0.30, 0.42, real[0].name, real[0].kill, real[0].start)
     during(0.45, 0.62, f"region {regions[-1]}", lambda: cut(regions[-1]), lambda: mend(regions[-1]))
     during(0.66, 0.72, doors[0].name, doors[0].kill, doors[0].start)
-    during(0.76, 0.80, doors[1].name, doors[1].kill, doors[1].start)
+    during(0.76, 0.80, doors[1].name, kill_second_door, doors[1].start)
     for number, each in enumerate(simulated[:4]):
         plan.append((0.83 + 0.04 * number, f"{each.name} is changed", each.change))
     for share, name, act in sorted(plan, key=lambda each: each[0]):
@@ -456,7 +469,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                 for count in range(count_of)
             ]
             await asyncio.gather(
-                troubles(fleet, seconds, lambda text: print(text, flush=True)),
+                troubles(fleet, seconds, found, lambda text: print(text, flush=True)),
                 *(client.run(until) for client in clients),
             )
             await fleet.until_all_are_there()
