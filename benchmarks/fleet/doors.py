@@ -238,8 +238,10 @@ def works(options: argparse.Namespace) -> list[Work]:
         Work("requests/s, 50,000 tokens", 50_000),
         Work("latency at 25/s, 50,000 tokens", 50_000, rate=25.0),
     ]
-    for streams in (100, 200, 400):
-        found.append(Work(f"{streams * 1000 // GAP_MS} words/s", 500, stream=True, streams=streams))
+    found += [
+        Work(f"{streams * 1000 // GAP_MS} words/s", 500, stream=True, streams=streams)
+        for streams in (100, 200, 400)
+    ]
     return [each for each in found if options.only is None or options.only in each.name]
 
 

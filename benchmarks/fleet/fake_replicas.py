@@ -31,7 +31,8 @@ _EVENT = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1
 _EVENT += b'"system_fingerprint":"f","choices":['
 _USAGE = b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
 _USAGE += b'"prompt_tokens_details":{"cached_tokens":0}}'
-_MODELS = b'{"object":"list","data":[{"id":"m","object":"model","created":1,"owned_by":"r","max_model_len":131072}]}'
+_MODELS = b'{"object":"list","data":[{"id":"m","object":"model","max_model_len":131072}]}'
+_WORD = b'{"index":0,"delta":{"content":"t%d "},"logprobs":null,"finish_reason":null,"token_ids":[17]}'
 
 
 def _framed(data: bytes) -> bytes:
@@ -97,8 +98,7 @@ class Replica(asyncio.Protocol):
         events = []
         while left:
             left -= 1
-            text = b'{"index":0,"delta":{"content":"t%d "},"logprobs":null,"finish_reason":null,"token_ids":[17]}'
-            events.append(_framed(_EVENT + text % time.monotonic_ns() + b"]}\n\n"))
+            events.append(_framed(_EVENT + _WORD % time.monotonic_ns() + b"]}\n\n"))
             if gap:
                 break
         if left:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from starlette.routing import Route
+
 from ridgeline.api.schemas_chat import ChatRequest
 from ridgeline.api.schemas_completions import CompletionRequest
 from ridgeline.api.unsupported import CHAT, COMPLETIONS
@@ -19,4 +21,5 @@ def test_the_page_names_every_parameter_and_code():
 
 def test_the_page_names_every_path(app):
     listed = set(re.findall(r"`(?:GET|POST) (/[^`{]*)", PAGE))
-    assert {path.partition("{")[0] for path in app.openapi()["paths"]} == listed
+    plain = {route.path for route in app.routes if type(route) is Route}
+    assert {path.partition("{")[0] for path in (*app.openapi()["paths"], *plain)} == listed

@@ -44,6 +44,7 @@ def test_a_fleet_of_two_regions(tmp_path: Path, replicas: Callable[..., list[Ser
         assert [model["id"] for model in door.get("/v1/models")[1]["data"]] == ["sim"]
         assert door.get("/health/ready")[0] == 200
         answers_like_a_replica(door, near[0])
+        passes_log_probabilities_on(door, near[0])
         goes_back_to_where_it_is_cached(door)
         status_is_a_table(door)
         survives_the_death_of_a_replica_in_the_middle(door, [*near, far])
@@ -63,6 +64,26 @@ def answers_like_a_replica(door: Served, replica: Served) -> None:
     assert status in (400, 404)
     status, body = door.post("/v1/completions", {"model": "sim", "prompt": "x", "max_tokens": 100_000})
     assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def passes_log_probabilities_on(door: Served, replica: Served) -> None:
+    asked = {"max_tokens": 6, "temperature": 0, "ignore_eos": True, "logprobs": True, "top_logprobs": 2}
+    whole, theirs = (chat(each, "What is a ridge?", **asked)["choices"] for each in (door, replica))
+    assert whole == theirs and len(whole[0]["logprobs"]["content"]) == 6
+    events = list(door.stream(messages=[{"role": "user", "content": "What is a ridge?"}], **asked))
+    choices = [event["choices"][0] for event in events if event.get("choices")]
+    told = [token for choice in choices for token in (choice["logprobs"] or {"content": []})["content"]]
+    assert told == whole[0]["logprobs"]["content"]
+    body = {
+        "model": "sim",
+        "prompt": "A ridge",
+        "max_tokens": 4,
+        "temperature": 0,
+        "logprobs": 2,
+        "echo": True,
+    }
+    answers = [each.post("/v1/completions", body)[1]["choices"] for each in (door, replica)]
+    assert answers[0] == answers[1] and answers[0][0]["logprobs"]["token_logprobs"][0] is None
 
 
 def goes_back_to_where_it_is_cached(door: Served) -> None:

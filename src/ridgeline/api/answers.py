@@ -1,13 +1,16 @@
 """What chat completions and completions share about an answer: collecting it, its usage, its headers."""
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from ridgeline.api.errors import error_response
 from ridgeline.api.schemas import BATCH_TIERS, Generation
 from ridgeline.api.streaming import Chunks, EventStream, Gone, run, while_connected
 from ridgeline.protocol import Backend, Delta, FinishReason, Refusal, Request, TokenLogprob, Usage
@@ -15,6 +18,9 @@ from ridgeline.protocol.request import SERVED_MODEL
 
 LEAST_LOGPROB = -9999.0
 """What OpenAI writes for a token that cannot be drawn; JSON has no minus infinity."""
+
+BEAT_SECONDS = 15.0
+"""Well within the time after which a front door takes a silent replica for broken."""
 
 
 @dataclass(slots=True)
@@ -90,20 +96,41 @@ def envelope(backend: Backend, body: Generation, requests: Sequence[Request]) ->
     return Envelope(requests[0].id, model, int(time.time()), fingerprint, tier, requests[0].told)
 
 
-async def collect(
-    http: HttpRequest, backend: Backend, requests: Sequence[Request]
-) -> tuple[list[Answer], UsageSum]:
-    """Run requests to their end; answer `i` of the request at `p` is at `p * n + i`.
+Completion = Callable[[Sequence[Answer]], dict[str, object]]
+"""Makes the object of a response of answers; the usage is not in it."""
+
+
+async def whole(
+    http: HttpRequest, backend: Backend, requests: Sequence[Request], completion: Completion
+) -> Response:
+    """The response that carries whole answers; raises the Refusal that the backend refuses with."""
+    if requests[0].begin_at_once:
+        return HeadFirst(backend, requests, completion)
+    try:
+        body = await while_connected(http.receive, collected(backend, requests, completion))
+    except Gone:
+        return nobody()
+    return Response(body, media_type="application/json", headers=served_headers(requests[0].model))
+
+
+async def collected(
+    backend: Backend,
+    requests: Sequence[Request],
+    completion: Completion,
+    began: Callable[[], Awaitable[None]] | None = None,
+) -> bytes:
+    """Run requests to their end; answer `i` of the request at `p` is at `p * n + i`. `began` is called once.
 
     Raises:
         Refusal: what the backend refuses with.
-        Gone: the client went away, and everything has been cancelled.
     """
     n = requests[0].n
     answers = [Answer() for _ in range(n * len(requests))]
     usage = UsageSum(len(requests))
+    waiting = began
 
     async def emit(position: int, delta: Delta) -> None:
+        nonlocal waiting
         answer = answers[position * n + delta.index]
         answer.text.append(delta.text)
         answer.logprobs.extend(delta.logprobs or ())
@@ -112,11 +139,56 @@ async def collect(
         if delta.finish is not None:
             answer.finish, answer.stop_reason = delta.finish, delta.stop_reason
         usage.add(position, delta)
+        if waiting is not None:
+            tell, waiting = waiting, None
+            await tell()
 
-    await while_connected(http.receive, run(backend, requests, emit))
+    await run(backend, requests, emit)
     if any(answer.finish is None for answer in answers):
         raise Refusal("internal_error", "The backend ended an answer without a reason.")
-    return answers, usage
+    return orjson.dumps(completion(answers) | {"usage": usage.as_json()})
+
+
+class HeadFirst(Response):
+    """A whole answer whose head is sent as soon as its first token is there, for a front door.
+
+    So that door knows that the prompt is computed without reading each token, and by a space now and then,
+    which JSON allows before a value, that the answer is still being made. A failure after the head breaks
+    the connection: nobody has seen anything of the answer, and another replica can be asked for all of it.
+    """
+
+    def __init__(self, backend: Backend, requests: Sequence[Request], completion: Completion) -> None:
+        super().__init__(headers=served_headers(requests[0].model), media_type="application/json")
+        del self.headers["content-length"]
+        self._backend, self._requests, self._completion = backend, requests, completion
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; return early, with everything cancelled, when the client is gone."""
+        started = False
+
+        async def begin() -> None:
+            nonlocal started
+            started = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+
+        async def produce() -> None:
+            body = await collected(self._backend, self._requests, self._completion, begin)
+            await send({"type": "http.response.body", "body": body})
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(BEAT_SECONDS)
+                if started:
+                    await send({"type": "http.response.body", "body": b" ", "more_body": True})
+
+        try:
+            await while_connected(receive, produce(), beat())
+        except Gone:
+            return
+        except Refusal as refusal:
+            if started:
+                raise
+            await error_response(refusal)(scope, receive, send)
 
 
 def stream(http: HttpRequest, backend: Backend, requests: Sequence[Request], chunks: Chunks) -> Response:
@@ -128,11 +200,6 @@ def stream(http: HttpRequest, backend: Backend, requests: Sequence[Request], chu
         headers=served_headers(requests[0].model),
         send_timeout_seconds=http.app.state.settings.send_timeout_seconds,
     )
-
-
-def complete(body: dict[str, object], model: str) -> Response:
-    """The response that carries a whole answer."""
-    return Response(orjson.dumps(body), media_type="application/json", headers=served_headers(model))
 
 
 def nobody() -> Response:
@@ -148,17 +215,3 @@ def served_headers(model: str) -> dict[str, str]:
 def finite(logprob: float | None) -> float | None:
     """A log probability as JSON can carry it."""
     return None if logprob is None else max(logprob, LEAST_LOGPROB)
-
-
-__all__ = [
-    "Answer",
-    "Envelope",
-    "Gone",
-    "UsageSum",
-    "collect",
-    "complete",
-    "envelope",
-    "finite",
-    "nobody",
-    "stream",
-]

@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from ridgeline.api import chat, completions, health, models, requests, tokens
-from ridgeline.api.auth import KeyRing, authenticate
+from ridgeline.api.auth import KeyRing, authenticate, keyed
 from ridgeline.api.errors import on_http_exception, on_refusal
 from ridgeline.api.limits import AllowedCallers, ErrorBoundary, Limits, RequestIds
 from ridgeline.api.settings import ApiSettings
@@ -27,7 +27,9 @@ def create_app(backend: Backend, settings: ApiSettings, metrics: Metrics | None 
     app.add_exception_handler(Refusal, on_refusal)
     app.add_exception_handler(HTTPException, on_http_exception)
     needs_key = [Depends(authenticate)]
-    for room in (chat, completions, models, tokens, requests):
+    for room in (chat, completions):
+        app.add_route(room.PATH, keyed(room.create), methods=["POST"])
+    for room in (models, tokens, requests):
         app.include_router(room.router, dependencies=needs_key)
     app.include_router(health.router)
     if metrics is not None:

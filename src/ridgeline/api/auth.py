@@ -2,13 +2,16 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
-from fastapi import Request
+from starlette.requests import Request
+from starlette.responses import Response
 
 from ridgeline.protocol import Refusal
 
 LOCAL_TENANT = "local"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class KeyRing:
@@ -46,6 +49,17 @@ class KeyRing:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+def keyed(endpoint: Endpoint) -> Endpoint:
+    """An endpoint that needs a key, as a plain route: FastAPI's dependencies cost a tenth of what a front
+    door spends on a request."""
+
+    async def with_key(request: Request) -> Response:
+        await authenticate(request)
+        return await endpoint(request)
+
+    return with_key
 
 
 async def authenticate(request: Request) -> str:

@@ -2,23 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 
-from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from ridgeline.api.answers import Envelope, UsageSum, collect, complete, envelope, finite, nobody, stream
+from ridgeline.api.answers import Answer, Envelope, UsageSum, envelope, finite, nobody, stream, whole
 from ridgeline.api.convert import chat_request, check_stream_options, of_caller
 from ridgeline.api.models import find_model
 from ridgeline.api.schemas_chat import ChatRequest
-from ridgeline.api.streaming import Gone
 from ridgeline.api.unsupported import CHAT
 from ridgeline.api.validation import ClientGone, read_json
 from ridgeline.protocol import Backend, Delta, Request, TokenLogprob
 
-router = APIRouter(prefix="/v1/chat/completions")
+PATH = "/v1/chat/completions"
 
 
-@router.post("")
 async def create(http: HttpRequest) -> Response:
     """Answer a conversation, whole or as a stream."""
     try:
@@ -38,23 +35,23 @@ async def create(http: HttpRequest) -> Response:
             [request],
             _Chunks(around, request, bool(options and options.include_usage), bool(body.return_token_ids)),
         )
-    try:
-        answers, usage = await collect(http, backend, [request])
-    except Gone:
-        return nobody()
-    choices = [
-        {
-            "index": index,
-            "message": {"role": "assistant", "content": "".join(answer.text), "refusal": None},
-            "logprobs": _logprobs(answer.logprobs) if request.sampling.logprobs is not None else None,
-            "finish_reason": answer.finish,
-            "stop_reason": answer.stop_reason,
-            **({"token_ids": answer.token_ids} if body.return_token_ids else {}),
-            **({"continued": True} if answer.continued else {}),
-        }
-        for index, answer in enumerate(answers)
-    ]
-    return complete(around.wrap("chat.completion", choices) | {"usage": usage.as_json()}, request.model)
+
+    def completion(answers: Sequence[Answer]) -> dict[str, object]:
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": "".join(answer.text), "refusal": None},
+                "logprobs": _logprobs(answer.logprobs) if request.sampling.logprobs is not None else None,
+                "finish_reason": answer.finish,
+                "stop_reason": answer.stop_reason,
+                **({"token_ids": answer.token_ids} if body.return_token_ids else {}),
+                **({"continued": True} if answer.continued else {}),
+            }
+            for index, answer in enumerate(answers)
+        ]
+        return around.wrap("chat.completion", choices)
+
+    return await whole(http, backend, [request], completion)
 
 
 class _Chunks:

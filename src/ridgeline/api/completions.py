@@ -3,23 +3,20 @@
 import codecs
 from collections.abc import Iterable, Sequence
 
-from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from ridgeline.api.answers import Envelope, UsageSum, collect, complete, envelope, finite, nobody, stream
+from ridgeline.api.answers import Answer, Envelope, UsageSum, envelope, finite, nobody, stream, whole
 from ridgeline.api.convert import check_stream_options, completion_requests, of_caller
 from ridgeline.api.models import find_model
 from ridgeline.api.schemas_completions import CompletionRequest
-from ridgeline.api.streaming import Gone
 from ridgeline.api.unsupported import COMPLETIONS
 from ridgeline.api.validation import ClientGone, read_json
 from ridgeline.protocol import Backend, Delta, Request, TokenLogprob
 
-router = APIRouter(prefix="/v1/completions")
+PATH = "/v1/completions"
 
 
-@router.post("")
 async def create(http: HttpRequest) -> Response:
     """Continue one or several prompts, whole or as a stream."""
     try:
@@ -39,23 +36,23 @@ async def create(http: HttpRequest) -> Response:
             requests,
             _Chunks(around, requests, bool(options and options.include_usage), bool(body.return_token_ids)),
         )
-    try:
-        answers, usage = await collect(http, backend, requests)
-    except Gone:
-        return nobody()
-    choices = [
-        _choice(
-            index,
-            "".join(answer.text),
-            _logprobs(answer.logprobs, _Offsets()) if body.logprobs is not None else None,
-            answer.finish,
-            answer.stop_reason,
-            answer.token_ids if body.return_token_ids else None,
-        )
-        | ({"continued": True} if answer.continued else {})
-        for index, answer in enumerate(answers)
-    ]
-    return complete(around.wrap("text_completion", choices) | {"usage": usage.as_json()}, requests[0].model)
+
+    def completion(answers: Sequence[Answer]) -> dict[str, object]:
+        choices = [
+            _choice(
+                index,
+                "".join(answer.text),
+                _logprobs(answer.logprobs, _Offsets()) if body.logprobs is not None else None,
+                answer.finish,
+                answer.stop_reason,
+                answer.token_ids if body.return_token_ids else None,
+            )
+            | ({"continued": True} if answer.continued else {})
+            for index, answer in enumerate(answers)
+        ]
+        return around.wrap("text_completion", choices)
+
+    return await whole(http, backend, requests, completion)
 
 
 class _Chunks:

@@ -44,6 +44,7 @@ def chat_request(body: ChatRequest, info: ModelInfo, tenant: str, name: str) -> 
         continue_final_message=continues(body),
         received_seconds=time.monotonic(),
         name=name,
+        whole=not body.stream,
     )
 
 
@@ -83,6 +84,7 @@ def completion_requests(body: CompletionRequest, info: ModelInfo, tenant: str, n
             allow_smaller_model=bool(body.allow_smaller_model),
             received_seconds=received,
             name=name,
+            whole=not body.stream,
         )
         for index, prompt in enumerate(body.prompt)
     ]

@@ -76,17 +76,36 @@ async def while_connected(
     Raises:
         Gone: the client went away first.
     """
-    task = asyncio.ensure_future(work)
-    watches = [asyncio.ensure_future(watch) for watch in (_disconnected(receive), *others)]
+    task = asyncio.current_task()
+    assert task is not None
+    before, gone, over = task.cancelling(), False, False
+
+    def ended(watch: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if not watch.cancelled():
+            watch.exception()  # seen
+        if not over and not gone:
+            gone = True
+            task.cancel()
+
+    # The work stays in this task: one of its own would cost more than all that is done for a short answer.
+    watches = [asyncio.create_task(other) for other in (_disconnected(receive), *others)]
+    for watch in watches:
+        watch.add_done_callback(ended)
     try:
-        await asyncio.wait((task, *watches), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Gone
-        return task.result()
+        result = await work
+    except asyncio.CancelledError:
+        if gone and task.uncancel() <= before:
+            raise Gone from None
+        raise
     finally:
-        for one in (task, *watches):
-            one.cancel()
-        await asyncio.gather(task, *watches, return_exceptions=True)
+        over = True
+        for watch in watches:
+            watch.cancel()
+    if gone:  # it held on to its end
+        task.uncancel()
+        raise Gone
+    return result
 
 
 async def _disconnected(receive: Receive) -> None:

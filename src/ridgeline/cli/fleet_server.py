@@ -1,6 +1,7 @@
 """Put a front door, the API and the chat page together in one process, and run it."""
 
 import asyncio
+import gc
 import socket
 import sys
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class FleetServing:
 def run(serving: FleetServing) -> None:
     """Serve until a signal ends it. Raises `CommandFailed`."""
     set_up_logging(serving.log_level)
+    gc.disable()  # what is imported and built now stays: looking through it for garbage is in vain
     try:
         front_door = FrontDoor(load_fleet(serving.file), serving.region, serving.file, serving.fleet_token)
     except FleetError as error:
@@ -79,6 +81,8 @@ async def _answer(
     app = await _app(serving, front_door, data_dir)
 
     def ready() -> None:
+        gc.freeze()
+        gc.enable()
         replicas = len(front_door.door.replicas)
         models = ", ".join(model.name for model in front_door.models())
         address = address_of(listener)

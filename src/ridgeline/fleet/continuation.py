@@ -38,7 +38,7 @@ class Given:
 
 def can_go_on(request: Request) -> bool:
     """Whether another replica can be asked for the rest: of one answer, in text."""
-    return request.n == 1 and not request.echo
+    return request.n == 1 and not request.echo and request.sampling.logprobs is None
 
 
 def usage_of(answers: dict[int, Given]) -> Usage:

@@ -275,10 +275,6 @@ class FrontDoor:
                 "shutting_down" if self._state == "draining" else "no_replica",
                 f"This front door is {self._state}.",
             )
-        if request.sampling.logprobs is not None:
-            raise Refusal(
-                "invalid_request", "A front door does not pass log probabilities on.", param="logprobs"
-            )
         if request.id in self._open:
             raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
         text = _text(request)
@@ -360,11 +356,13 @@ class FrontDoor:
             )
             self._act(self.door.told(decision.replica, told, now))
 
-        async with contextlib.aclosing(upstream.stream(self._session, rest, heard)) as deltas:
+        def began() -> None:
+            self._began(request, decision, goes_on)
+
+        async with contextlib.aclosing(upstream.answer(self._session, rest, heard, began)) as deltas:
             async for delta in deltas:
                 if first:
                     first = False
-                    self._began(request, decision, goes_on)
                     if goes_on and not (exact and answers[0].fingerprint == delta.fingerprint):
                         yield Delta(0, continued=True)
                 if answers.setdefault(delta.index, Given()).add(delta):

@@ -1,6 +1,7 @@
 """A replica behind its HTTP address: any server that speaks OpenAI's API."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from ridgeline.fleet.logprobs import logprobs_of
 from ridgeline.protocol import Delta, FinishReason, Refusal, Request, Usage
 from ridgeline.protocol.errors import Code
 from ridgeline.protocol.load import LOAD_HEADER, ReplicaLoad
@@ -53,29 +55,35 @@ class Upstream:
         """Of every request."""
         return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
 
-    async def stream(
+    async def answer(
         self,
         session: aiohttp.ClientSession,
         request: Request,
         heard: Callable[[ReplicaLoad], None],
+        began: Callable[[], None],
     ) -> AsyncGenerator[Delta, None]:
-        """Ask, and yield the answer's deltas; the last of each answer has its finish.
+        """Ask, and yield the answer's deltas; each answer has a finish.
+
+        What nobody looks at before its end is had as a whole from replicas of ours: reading it token by
+        token would cost a front door many times as much.
 
         Args:
             session: to ask with.
             request: goes by the name here and there.
             heard: called with the replica's load, where it tells it, whether it answers or refuses.
+            began: called when the first token is there.
 
         Raises:
             Full: try another.
             Fault: the connection or the stream broke, or the server failed.
             Refusal: the request is at fault; no other replica would say otherwise.
         """
-        path, body = body_of(request, self)
+        whole = request.whole and self.speaks_ridgeline
+        path, body = body_of(request, self, stream=not whole)
         headers = self.headers | _JSON | {"x-request-id": request.name or request.id}
         if self.speaks_ridgeline:
             headers[BEGIN_AT_ONCE] = "1"
-        try:
+        with _faults():
             async with session.post(
                 f"{self.url}{path}", data=orjson.dumps(body), headers=headers
             ) as response:
@@ -84,23 +92,28 @@ class Upstream:
                     heard(load)
                 if response.status != 200:
                     raise _refused(response.status, await response.read())
+                if whole:
+                    began()
+                    for delta in deltas_of(orjson.loads(await response.read())):
+                        yield delta
+                    return
+                first = True
                 async for line in response.content:
                     if not line.startswith(b"data:"):
                         continue
                     text = line[5:].strip()
                     if text == b"[DONE]":
                         return
-                    for delta in _deltas(orjson.loads(text)):
+                    for delta in deltas_of(orjson.loads(text)):
+                        if first:
+                            first = False
+                            began()
                         yield delta
             raise Fault("the stream ended before its end mark")
-        except TimeoutError as error:
-            raise Fault("no answer in time") from error
-        except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-            raise Fault(str(error) or type(error).__name__) from error
 
     async def ask(self, session: aiohttp.ClientSession, path: str, body: Mapping[str, Any]) -> Any:
-        """POST and read JSON; raises as `stream` does."""
-        try:
+        """POST and read JSON; raises as `answer` does."""
+        with _faults():
             async with session.post(
                 f"{self.url}{path}", data=orjson.dumps(body), headers=self.headers | _JSON
             ) as response:
@@ -108,10 +121,6 @@ class Upstream:
                 if response.status != 200:
                     raise _refused(response.status, content)
                 return orjson.loads(content)
-        except TimeoutError as error:
-            raise Fault("no answer in time") from error
-        except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-            raise Fault(str(error) or type(error).__name__) from error
 
     async def metrics(self, session: aiohttp.ClientSession) -> str:
         """What it tells at /metrics, nothing where it has none; raises Fault where it does not answer."""
@@ -129,25 +138,31 @@ class Upstream:
             raise Fault("/v1/models is no list of models") from error
 
     async def _get(self, session: aiohttp.ClientSession, path: str) -> tuple[int, bytes]:
-        try:
+        with _faults():
             async with session.get(f"{self.url}{path}", headers=self.headers) as response:
                 return response.status, await response.read()
-        except TimeoutError as error:
-            raise Fault("no answer in time") from error
-        except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-            raise Fault(str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """What aiohttp and the parsers raise, as Fault."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise Fault("no answer in time") from error
+    except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+        raise Fault(str(error) or type(error).__name__) from error
 
 
 _JSON = {"Content-Type": "application/json", "Accept": "text/event-stream"}
 
 
-def body_of(request: Request, upstream: Upstream) -> tuple[str, dict[str, Any]]:
+def body_of(request: Request, upstream: Upstream, *, stream: bool) -> tuple[str, dict[str, Any]]:
     """Path and body of a request as OpenAI's API takes it."""
     sampling, stopping = request.sampling, request.stopping
     body: dict[str, Any] = {
         "model": upstream.model,
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream": stream,
         "n": request.n,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -155,6 +170,7 @@ def body_of(request: Request, upstream: Upstream) -> tuple[str, dict[str, Any]]:
         "frequency_penalty": sampling.frequency_penalty,
     }
     optional = {
+        "stream_options": {"include_usage": True} if stream else None,
         "seed": sampling.seed,
         "max_tokens": stopping.max_tokens,
         "stop": list(stopping.stop) or None,
@@ -174,7 +190,11 @@ def body_of(request: Request, upstream: Upstream) -> tuple[str, dict[str, Any]]:
     if request.messages is None:
         prompt = request.prompt
         body |= {"prompt": list(prompt) if isinstance(prompt, tuple) else prompt, "echo": request.echo}
+        if sampling.logprobs is not None:
+            body["logprobs"] = sampling.logprobs
         return "/v1/completions", body
+    if sampling.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     body["messages"] = [{"role": each.role, "content": each.content} for each in request.messages]
     if request.continue_final_message:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -187,20 +207,28 @@ def salt_of(request: Request) -> str:
     return blake2b(whose.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _deltas(event: Mapping[str, Any]) -> list[Delta]:
-    """Of one event. Usage comes in an event of its own, after the finish: it has index 0 and no text."""
+def deltas_of(event: Mapping[str, Any]) -> list[Delta]:
+    """Of one event, or of a whole answer.
+
+    Usage comes in an event of its own, after the finish: it has index 0 and no text.
+
+    Raises:
+        Fault: it tells of an error.
+    """
     if "error" in event:
         raise Fault(str(event["error"])[:300])
     deltas, fingerprint = [], event.get("system_fingerprint")
     for choice in event.get("choices") or ():
-        text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-        finish = choice.get("finish_reason")
-        ids = tuple(choice.get("token_ids") or ())
-        if text or finish or ids:
-            ended = _FINISHES.get(finish, "stop") if finish else None
-            deltas.append(
-                Delta(int(choice.get("index", 0)), text, ids, finish=ended, fingerprint=fingerprint)
-            )
+        said = choice.get("delta") or choice.get("message") or {}
+        text = choice.get("text") or said.get("content") or ""
+        index, finish = int(choice.get("index", 0)), choice.get("finish_reason")
+        ids, logprobs = tuple(choice.get("token_ids") or ()), choice.get("logprobs")
+        if text or ids or logprobs:
+            drawn = logprobs_of(logprobs) if logprobs else None
+            deltas.append(Delta(index, text, ids, drawn, fingerprint=fingerprint))
+        if finish:
+            ended, reason = _FINISHES.get(finish, "stop"), choice.get("stop_reason")
+            deltas.append(Delta(index, finish=ended, stop_reason=reason, fingerprint=fingerprint))
     usage = event.get("usage")
     if usage:
         details = usage.get("prompt_tokens_details") or {}

@@ -91,6 +91,7 @@ class Request:
         received_seconds: `time.monotonic()` when the server got the request.
         allow_smaller_model: another model may answer where this one is full.
         begin_at_once: refuse it, as `at_capacity`, rather than let it wait in a line.
+        whole: nothing of the answer is looked at before its end.
         told: what the backend says beside the answer, by header; filled before the first delta.
     """
 
@@ -110,4 +111,5 @@ class Request:
     name: str = ""
     allow_smaller_model: bool = False
     begin_at_once: bool = False
+    whole: bool = False
     told: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
