@@ -64,15 +64,18 @@ class Contender:
     command: Callable[[Sequence[int], int, Path], tuple[list[str], dict[str, str]]]
 
 
-def ours(replicas: Sequence[int], port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
+def ours(
+    replicas: Sequence[int], port: int, folder: Path, slots: int = 4096, **capacity: float
+) -> tuple[list[str], dict[str, str]]:
     """`ridgeline fleet serve`."""
     cluster = {
         "name": "fakes",
         "model": "m",
         "endpoints": [f"http://127.0.0.1:{each}" for each in replicas],
-        "slots": 4096,
+        "slots": slots,
     }
-    fleet = {"models": [{"name": "m"}], "regions": [{"name": "here", "clusters": [cluster]}]}
+    regions = [{"name": "here", "clusters": [cluster]}]
+    fleet = {"models": [{"name": "m"}], "regions": regions, "capacity": capacity}
     file = folder / "fleet.yaml"
     file.write_text(json.dumps(fleet))  # JSON is YAML
     program = [
@@ -183,6 +186,19 @@ def pinned(command: Sequence[str], core: int, log: Path, extra: Mapping[str, str
         process.wait()
 
 
+@contextmanager
+def fake_replicas(count: int, *more: str) -> Iterator[list[int]]:
+    """Their ports."""
+    script = str(Path(__file__).parent / "fake_replicas.py")
+    command = [sys.executable, script, "--count", str(count), "--core", str(OTHER_CORE), *more]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as fakes:
+        assert fakes.stdout is not None
+        try:
+            yield [int(fakes.stdout.readline()) for _ in range(count)]
+        finally:
+            fakes.terminate()
+
+
 def until_ready(port: int, log: Path) -> None:
     """Ask until it answers a chat; ends the program if it never does."""
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2})
@@ -264,24 +280,12 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, list[dict[str, f
     contenders = [each for each in contenders if options.door in (None, each.name)]
     asked = {work.name: (work, work.messages()) for work in works(options)}
     found: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in asked}
-    here = Path(__file__).parent
-    command = [
-        sys.executable,
-        str(here / "fake_replicas.py"),
-        "--count",
-        str(REPLICAS),
-        "--core",
-        str(OTHER_CORE),
-    ]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as fakes:
-        assert fakes.stdout is not None
-        ports = [int(fakes.stdout.readline()) for _ in range(REPLICAS)]
+    with fake_replicas(REPLICAS) as ports:
         for repetition in range(options.repetitions):
             for contender in [None, *contenders]:
                 name = "no door" if contender is None else contender.name
                 with tempfile.TemporaryDirectory(prefix="doors-") as folder:
                     run_one(name, contender, ports, Path(folder), asked, found, repetition)
-        fakes.terminate()
     return found
 
 

@@ -9,6 +9,7 @@ a client on the same machine can tell how long each was on its way.
 
 import argparse
 import asyncio
+import functools
 import os
 import re
 import sys
@@ -23,10 +24,8 @@ _MOST = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
 _GAP = re.compile(rb'"seed": ?(\d+)')
 """Milliseconds between two words: there is no other field that all doors pass on and none looks at."""
 
-_LOAD = (
-    b"x-ridgeline-load: running=1; slots=4096; waiting=0; kv_held=0.1; kv_tokens=100000000; wait_seconds=0"
-)
-_HEAD = b"HTTP/1.1 200 OK\r\n" + _LOAD + b"\r\ncontent-type: "
+_HEAD = b"HTTP/1.1 200 OK\r\nx-ridgeline-load: running=%d; slots=%d; waiting=0; kv_held=0.1; "
+_HEAD += b"kv_tokens=100000000; wait_seconds=0\r\ncontent-type: "
 _EVENT = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m",'
 _EVENT += b'"system_fingerprint":"f","choices":['
 _USAGE = b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
@@ -39,10 +38,22 @@ def _framed(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+class Place:
+    """What the connections to one replica have in common: its batch."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots, self.running = slots, 0
+
+    def head(self) -> bytes:
+        """Of an answer, up to its type."""
+        return _HEAD % (self.running, self.slots)
+
+
 class Replica(asyncio.Protocol):
     """One connection to a replica; one request after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
+        self._place, self._streaming = place, False
         self._parser = httptools.HttpRequestParser(self)
         self._loop = asyncio.get_running_loop()
         self._path, self._body = b"", []
@@ -50,6 +61,10 @@ class Replica(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop has its own classes
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._ended()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -77,7 +92,10 @@ class Replica(asyncio.Protocol):
         usage = _USAGE % (prompt, most, prompt + most)
         if _STREAM.search(body):
             gap = _GAP.search(body)
-            self._transport.write(_HEAD + b"text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            self._streaming = True
+            self._place.running += 1
+            head = self._place.head() + b"text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            self._transport.write(head)
             self._word(most, (int(gap[1]) if gap else 0) / 1000, self._loop.time(), usage)
             return
         self._whole(
@@ -88,8 +106,12 @@ class Replica(asyncio.Protocol):
 
     def _whole(self, content: bytes) -> None:
         self._transport.write(
-            _HEAD + b"application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(content), content)
+            self._place.head() + b"application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(content), content)
         )
+
+    def _ended(self) -> None:
+        self._place.running -= self._streaming
+        self._streaming = False
 
     def _word(self, left: int, gap: float, due: float, usage: bytes) -> None:
         """Send one, and the next after the gap; all at once where there is none."""
@@ -107,15 +129,17 @@ class Replica(asyncio.Protocol):
             finish = b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]}\n\n'
             events.append(_framed(_EVENT + finish))
             events.append(_framed(_EVENT + b"]," + usage + b"}\n\n"))
+            self._ended()
             events.append(_framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         self._transport.write(b"".join(events))
 
 
-async def serve(count: int) -> None:
+async def serve(count: int, slots: int) -> None:
     """Until the input ends."""
     loop = asyncio.get_running_loop()
     for _ in range(count):
-        server = await loop.create_server(Replica, "127.0.0.1", 0)
+        place = Place(slots)
+        server = await loop.create_server(functools.partial(Replica, place), "127.0.0.1", 0)
         print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
@@ -126,11 +150,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--slots", type=int, default=4096, help="sequences that each takes at once")
     parser.add_argument("--core", type=int, help="the only one to run on")
     options = parser.parse_args()
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
-    uvloop.run(serve(options.count))
+    uvloop.run(serve(options.count, options.slots))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.words: list[tuple[float, float]] = []
         """Of the answer: when each was seen, and how long it was on its way."""
-        self._done: asyncio.Future[bool] | None = None
+        self._done: asyncio.Future[int] | None = None
         self._closed = False
         self.tail = b""
 
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._closed = True
-        self._finish(False)
+        self._finish(0)
 
     def on_body(self, data: bytes) -> None:
         """Words may be cut in two."""
@@ -68,16 +68,16 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
-        self._finish(self._parser.get_status_code() == 200)
+        self._finish(self._parser.get_status_code())
         if not self._parser.should_keep_alive():
             self._transport.close()
 
-    def _finish(self, good: bool) -> None:
+    def _finish(self, status: int) -> None:
         if self._done is not None and not self._done.done():
-            self._done.set_result(good)
+            self._done.set_result(status)
 
-    async def ask(self, message: bytes) -> bool:
-        """Send a request and wait for the whole answer; whether it was 200."""
+    async def ask(self, message: bytes) -> int:
+        """Send a request and wait for the whole answer; its status, 0 if the connection broke."""
         self._done = asyncio.get_running_loop().create_future()
         self.words, self.tail = [], b""
         self._transport.write(message)
@@ -96,10 +96,13 @@ class Client:
         ports: on this machine.
         messages: whole HTTP requests, taken one after the other.
         stream: they ask for streams, so words are timed and not answers.
+        status: of what counts as answered.
     """
 
-    def __init__(self, ports: Sequence[int], messages: Sequence[bytes], *, stream: bool) -> None:
-        self._ports, self._messages, self._stream = ports, messages, stream
+    def __init__(
+        self, ports: Sequence[int], messages: Sequence[bytes], *, stream: bool, status: int = 200
+    ) -> None:
+        self._ports, self._messages, self._stream, self._status = ports, messages, stream, status
         self._idle: dict[int, list[Connection]] = {port: [] for port in ports}
         self._next = 0
 
@@ -114,7 +117,7 @@ class Client:
         if connection is None or not connection.open:
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
-        good = await connection.ask(message)
+        good = await connection.ask(message) == self._status
         now = time.monotonic()
         if self._stream:
             stamped = [each for when, each in connection.words if begin <= when <= end]
@@ -144,8 +147,10 @@ class Client:
         await asyncio.wait_for(asyncio.gather(*map(user, range(users))), warm_up + seconds + DRAIN_SECONDS)
         return seen
 
-    async def open(self, rate: float, warm_up: float, seconds: float, seed: int) -> Seen:
-        """Questions at Poisson times, each counted from when it was due."""
+    async def open(
+        self, rate: float, warm_up: float, seconds: float, seed: int, patience: float = DRAIN_SECONDS
+    ) -> Seen:
+        """Questions at Poisson times, each counted from when it was due; left when patience ends."""
         seen, rng = Seen(seconds=seconds), random.Random(seed)
         due = time.monotonic()
         begin = due + warm_up
@@ -156,5 +161,9 @@ class Client:
             task = asyncio.create_task(self._one(seen, begin, end, due))
             asked.add(task)
             task.add_done_callback(asked.discard)
-        await asyncio.wait_for(asyncio.gather(*asked), DRAIN_SECONDS)
+        if asked:
+            _, left = await asyncio.wait(asked, timeout=patience)
+            seen.failed += len(left)
+            for task in left:
+                task.cancel()
         return seen

@@ -388,3 +388,32 @@ def test_who_waits_while_all_replicas_go_is_told_in_the_end():
     (refused,) = door.tick(NOW + 6)
     assert (refused.request, refused.refusal.code) == ("q1", "no_replica")
     door.check()
+
+
+def test_what_a_warm_prompt_waits_for_is_learned():
+    """A step of the batch, say: nothing to compute is not no time."""
+    door, now = door_with(replica("r")), NOW + SLOW_START_SECONDS
+    for turn in range(60):
+        send(door, f"q{turn}", "a ridge?", now=now)
+        door.began(f"q{turn}", now + 0.03)
+        door.ended(f"q{turn}", now + 1, prompt_tokens=2, cached_tokens=0, full_keys=[])
+        now += 2
+    warm = send(door, "warm", "a ridge?", now=now).chosen.seconds
+    cold = send(door, "cold", long_text("rivers"), now=now).chosen.seconds
+    assert warm == pytest.approx(0.03, rel=0.1)
+    assert cold == pytest.approx(0.03 + 0.5, rel=0.1), "what is to be computed comes on top"
+
+
+def test_the_learned_wait_is_no_part_of_the_rate():
+    door, now = door_with(replica("r", rate=1_000.0)), NOW + SLOW_START_SECONDS
+    for turn in range(400):
+        name = f"q{turn}"
+        text = long_text(name, 8_000) if turn % 2 else "a ridge?"
+        tokens = len(text) // 4
+        send(door, name, text, now=now)
+        door.began(name, now + 0.05 + tokens / 10_000)
+        door.ended(name, now + 1, prompt_tokens=tokens, cached_tokens=0, full_keys=[])
+        now += 2
+    learned = door.replicas["r"]
+    assert learned.base_seconds == pytest.approx(0.05, rel=0.1)
+    assert learned.prefill_tokens_per_second == pytest.approx(10_000, rel=0.1)

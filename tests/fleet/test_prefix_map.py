@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ridgeline.fleet.core.keys import prefix_keys
 from ridgeline.fleet.core.prefix_map import LEAST_KEYS, PrefixMap
 
 CHAINS = [tuple(bytes([chain, depth]) for depth in range(6)) for chain in range(4)]
@@ -93,3 +94,9 @@ def test_all_replicas_together_are_bounded_and_the_greedy_give_way() -> None:
     assert len(found) == 200
     assert found.match(many(0, 20)) == {"small": 20}
     assert found.match(many(39, 30)) == {"large": 30}
+
+
+@given(st.text(max_size=900), st.text(max_size=900))
+def test_keys_go_on_from_those_of_a_beginning(first: str, more: str) -> None:
+    begun, whole = first.encode(), (first + more).encode()
+    assert prefix_keys("t", whole, prefix_keys("t", begun)) == prefix_keys("t", whole)

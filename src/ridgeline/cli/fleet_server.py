@@ -81,8 +81,6 @@ async def _answer(
     app = await _app(serving, front_door, data_dir)
 
     def ready() -> None:
-        gc.freeze()
-        gc.enable()
         replicas = len(front_door.door.replicas)
         models = ", ".join(model.name for model in front_door.models())
         address = address_of(listener)

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -22,6 +24,12 @@ MAX_HEAD_BYTES = 64 * 1024
 KEEP_ALIVE_SECONDS = 30
 CLOSING_SECONDS = 5
 """After draining, how long the last bytes may take on their way out."""
+IDLE_LOOK_SECONDS = 5.0
+BUSY_LOOK_SECONDS = 600.0
+"""How often all objects are searched for garbage: while nobody waits, and where somebody always does."""
+YOUNG_THRESHOLDS = (2_000, 10)
+NEVER = 1 << 30
+"""Looks through the young ones before Python looks through all of them by itself."""
 
 
 class LimitedHttp(HttpToolsProtocol):
@@ -86,6 +94,25 @@ def connection_limit(max_requests: int) -> int:
     return max(16, min(2 * max_requests, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200))
 
 
+async def collect_garbage(backend: Backend) -> None:
+    """Look through all objects for garbage while nobody waits, and now and then if somebody always does.
+
+    With a thousand requests open it takes 100 ms, in which nothing is answered, and finds next to nothing.
+    The young ones, which are quickly looked through, are left to Python.
+    """
+    gc.freeze()  # what was imported and built at the start stays
+    gc.enable()
+    gc.set_threshold(*YOUNG_THRESHOLDS, NEVER)
+    looked = time.monotonic()
+    while True:
+        await asyncio.sleep(IDLE_LOOK_SECONDS)
+        now = time.monotonic()
+        idle = not backend.status().requests_in_flight
+        if gc.get_count()[2] and (idle or now - looked >= BUSY_LOOK_SECONDS):
+            gc.collect()
+            looked = now
+
+
 class DrainingServer(uvicorn.Server):
     """Serves one app; the first SIGINT or SIGTERM drains the backend, the second ends at once.
 
@@ -144,6 +171,7 @@ class DrainingServer(uvicorn.Server):
         await self._before()
         await super().startup(sockets)
         if self.started:
+            self._collecting = asyncio.create_task(collect_garbage(self._backend))
             self._ready()
 
     @contextlib.contextmanager

@@ -161,8 +161,6 @@ async def _answer(
 
     def ready() -> None:
         startup.lap("listening")
-        gc.freeze()
-        gc.enable()
         logger.debug("start: %s", startup.breakdown())
         _announce(
             serving, [model.name for model in replica.models()], address_of(listener), startup.seconds()

@@ -319,7 +319,7 @@ class FrontDoor:
                     if opened.cancelled:
                         continue  # the mailbox says so
                     over = True
-                    self._ended(request, decision, answers)
+                    self._ended(request, arrival, decision, answers)
                 except Full as full:
                     self._notes.returned(request, decision, "full", str(full), answers)
                     self.metrics.returned(decision.replica, "full")
@@ -432,7 +432,7 @@ class FrontDoor:
         self.door.began(request.id, now)
         self._notes.began(request, decision, goes_on, now)
 
-    def _ended(self, request: Request, decision: Send, answers: dict[int, Given]) -> None:
+    def _ended(self, request: Request, arrival: Arrival, decision: Send, answers: dict[int, Given]) -> None:
         now, usage = time.monotonic(), usage_of(answers)
         said = answers[0].text
         if request.messages is not None:
@@ -444,7 +444,7 @@ class FrontDoor:
             now,
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
-            full_keys=prefix_keys(salt_of(request), whole),
+            full_keys=prefix_keys(salt_of(request), whole, arrival.keys),
             answer_tokens=usage.completion_tokens,
         )
         self._notes.ended(request, answers, now)

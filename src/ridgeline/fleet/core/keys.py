@@ -25,11 +25,13 @@ def canonical(messages: Sequence[Message]) -> bytes:
     return "".join(parts).encode("utf-8", "surrogatepass")
 
 
-def prefix_keys(root: str, text: bytes) -> list[bytes]:
-    """Keys of all full pieces."""
+def prefix_keys(root: str, text: bytes, known: Sequence[bytes] = ()) -> list[bytes]:
+    """Keys of all full pieces; `known` are those of a text that this one begins with."""
+    keys = list(known)
     key = blake2b(root.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
-    keys = []
-    for end in range(PIECE_BYTES, len(text) + 1, PIECE_BYTES):
+    if keys:
+        key = keys[-1]
+    for end in range((len(keys) + 1) * PIECE_BYTES, len(text) + 1, PIECE_BYTES):
         key = blake2b(key + text[end - PIECE_BYTES : end], digest_size=_DIGEST_BYTES).digest()
         keys.append(key)
     return keys

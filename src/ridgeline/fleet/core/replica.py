@@ -15,7 +15,7 @@ connections are cold."""
 LEAST_STARTING = 2
 
 LEAST_MEASURED_TOKENS = 64
-"""Computing fewer tells no rate."""
+"""Computing fewer tells no rate, but what there is to be waited for besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ class Replica:
         models: it serves.
         slots: sequences it takes at once; from its load, once that is known.
         prefill_tokens_per_second: learned from answers.
+        base_seconds: to a first token where hardly anything is to be computed: a step, and the way through
+            the server; learned.
         service_seconds: from the first token to the last, learned.
         state: cordoned and draining ones get nothing new.
         up_seconds: since when it is there.
@@ -89,6 +91,7 @@ class Replica:
     prefill_tokens_per_second: float
     up_seconds: float
     service_seconds: float = 5.0
+    base_seconds: float = 0.0
     state: str = "up"
     load: Load | None = None
     sent: dict[str, Sent] = field(default_factory=dict)
@@ -147,10 +150,14 @@ class Replica:
         """Its first token came, so long after it was sent, queue and round trip taken off."""
         sent = self.sent[request_id]
         self._computed(sent)
-        if sent.uncached_tokens >= LEAST_MEASURED_TOKENS and seconds > 0:
-            # As predicted: what was there before is computed first.
-            rate = sent.ahead_tokens / seconds
-            self.prefill_tokens_per_second += LEARNING * (rate - self.prefill_tokens_per_second)
+        # As predicted: what was there before is computed first.
+        ahead, rate = sent.ahead_tokens, self.prefill_tokens_per_second
+        if sent.uncached_tokens < LEAST_MEASURED_TOKENS:
+            base = max(0.0, seconds - ahead / rate)
+            self.base_seconds += LEARNING * (base - self.base_seconds)
+        elif seconds > self.base_seconds:
+            measured = ahead / (seconds - self.base_seconds)
+            self.prefill_tokens_per_second += LEARNING * (measured - rate)
 
     def remove(self, request_id: str) -> None:
         """It is not there any more."""

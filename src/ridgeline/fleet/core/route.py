@@ -1,6 +1,7 @@
 """Where a request is answered soonest: predicted time to first token on each replica.
 
-    wait for a place + computing what others were sent before + computing what is not cached + round trip
+    wait for a place + a step + computing what others were sent before + computing what is not cached
+        + round trip
 
 To that is added what a place in a crowded batch costs: one more sequence slows all that are there, and takes
 memory from what is cached. Without it whoever has a system prompt cached would be given everybody.
@@ -169,7 +170,7 @@ def estimate(
     age = np.minimum(now - table.told_seconds, STALE_SECONDS)
     told = np.where(~has_place & (age < STALE_SECONDS), table.told_wait, 0.0)
     queue = np.maximum(queue, told)
-    prefill = (prompt_tokens - cached_tokens + table.pending) / table.rate
+    prefill = table.base + (prompt_tokens - cached_tokens + table.pending) / table.rate
     doubt = LEAST_DOUBT_SECONDS + DOUBT_OF_COMPUTING * prefill
     crowding = _crowding(table)
     doubt += age / STALE_SECONDS * (queue + crowding + table.service / np.maximum(have, 1.0))

@@ -21,6 +21,7 @@ _NEW = {
     "told_seconds": 0.0,
     "told_wait": 0.0,
     "service": 1.0,
+    "base": 0.0,
     "rate": 1.0,
     "pending": 0.0,
     "round_trip": 0.0,
@@ -50,6 +51,7 @@ class Table:
         self.told_seconds = _column("told_seconds")
         self.told_wait = _column("told_wait")
         self.service = _column("service")
+        self.base = _column("base")
         self.rate = _column("rate")
         self.pending = _column("pending")
         self.round_trip = _column("round_trip")
@@ -70,6 +72,7 @@ class Table:
         self.told_seconds[row] = -math.inf if load is None else load.seconds
         self.told_wait[row] = 0.0 if load is None else load.wait_seconds
         self.service[row] = replica.service_seconds
+        self.base[row] = replica.base_seconds
         self.rate[row] = replica.prefill_tokens_per_second
         self.pending[row] = replica.pending_tokens
         self.round_trip[row] = round_trip_seconds
