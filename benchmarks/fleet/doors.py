@@ -89,16 +89,16 @@ def ours(
     return [*program, "--port", str(port), "--data-dir", str(folder / "data"), "--log-level", "warning"], {}
 
 
-def sglang_router(peers: Path) -> Contender:
-    """The router of SGLang, by its own policy."""
+def sglang_router(peers: Path, policy: str = "cache_aware") -> Contender:
+    """The router of SGLang; by its own policy, unless told otherwise."""
 
     def command(replicas: Sequence[int], port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
         urls = [f"http://127.0.0.1:{each}" for each in replicas]
         program = [str(peers / "sglang-router" / "bin" / "sglang-router"), "launch", "--host", "127.0.0.1"]
-        program += ["--port", str(port), "--policy", "cache_aware", "--worker-urls", *urls]
+        program += ["--port", str(port), "--policy", policy, "--worker-urls", *urls]
         return [*program, "--prometheus-port", str(free_port()), "--log-level", "error"], {}
 
-    return Contender("sglang-router", command)
+    return Contender("sglang-router" + (f" {policy}" if policy != "cache_aware" else ""), command)
 
 
 def litellm(peers: Path) -> Contender:
@@ -168,8 +168,8 @@ def messages(tokens: int, count: int, *, stream: bool, answer: int, seed: int) -
 
 
 @contextmanager
-def pinned(command: Sequence[str], core: int, log: Path, extra: Mapping[str, str]) -> Iterator[None]:
-    """A process on one core, killed in the end."""
+def pinned(command: Sequence[str], core: int | str, log: Path, extra: Mapping[str, str]) -> Iterator[None]:
+    """A process on these cores, killed in the end."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             ["taskset", "-c", str(core), *command],

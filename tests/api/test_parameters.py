@@ -161,6 +161,8 @@ HARMLESS = [
     {"reasoning_effort": "none"},
     {"verbosity": "medium"},
     {"audio": None, "functions": None, "prediction": None, "web_search_options": None},
+    {"no_stop_trim": False, "skip_special_tokens": True, "return_hidden_states": False},
+    {"separate_reasoning": True, "stream_reasoning": True},
     {"allow_smaller_model": True},
     {"stream": True, "stream_options": {"include_obfuscation": False}},
 ]
@@ -192,6 +194,10 @@ UNSUPPORTED = {
     "parallel_tool_calls": "yes",
     "safety_identifier": ["x"],
     "prompt_cache_key": 7,
+    "no_stop_trim": True,
+    "skip_special_tokens": False,
+    "return_hidden_states": True,
+    "separate_reasoning": "no",
 }
 
 

@@ -19,10 +19,15 @@ async def live() -> Response:
     return _json({"status": "alive"}, 200)
 
 
+@router.get("")
+@router.head("", include_in_schema=False)
 @router.get("/ready")
 @router.head("/ready", include_in_schema=False)
 async def ready(request: Request) -> Response:
-    """200 while new requests are taken, else 503 with the reason. Full is still ready."""
+    """200 while new requests are taken, else 503 with the reason. Full is still ready.
+
+    `/health` is what routers of other engines ask for.
+    """
     backend: Backend = request.app.state.backend
     status = backend.status()
     full = bool(status.models) and all(model.waiting >= model.max_waiting for model in status.models)

@@ -65,12 +65,23 @@ def metadata(value: object) -> bool:
 _TOOLS = "this server calls no tools and no functions"
 _LABEL = Unsupported(any_label, "it may only be a string of up to 512 characters, which changes nothing")
 
+_OF_SGLANG = {
+    "no_stop_trim": Unsupported(one_of(False), "stop strings are cut off; only false is accepted"),
+    "skip_special_tokens": Unsupported(one_of(True), "they are no text; only true is accepted"),
+    "return_hidden_states": Unsupported(one_of(False), "answers are text; only false is accepted"),
+}
+"""SGLang's router says these in every request."""
+
 COMPLETIONS: dict[str, Unsupported] = {
+    **_OF_SGLANG,
     "user": _LABEL,
     "suffix": Unsupported(one_of(""), "text can be continued, not filled in between prompt and suffix"),
 }
 
 CHAT: dict[str, Unsupported] = {
+    **_OF_SGLANG,
+    "separate_reasoning": Unsupported(any_boolean, "it must be true or false"),
+    "stream_reasoning": Unsupported(any_boolean, "it must be true or false"),
     "user": _LABEL,
     "safety_identifier": _LABEL,
     "prompt_cache_key": _LABEL,
