@@ -98,7 +98,7 @@ def sglang_router(peers: Path, policy: str = "cache_aware") -> Contender:
         program += ["--port", str(port), "--policy", policy, "--worker-urls", *urls]
         return [*program, "--prometheus-port", str(free_port()), "--log-level", "error"], {}
 
-    return Contender("sglang-router" + (f" {policy}" if policy != "cache_aware" else ""), command)
+    return Contender("sglang-router " + policy, command)
 
 
 def litellm(peers: Path) -> Contender:
