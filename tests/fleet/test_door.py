@@ -6,7 +6,7 @@ import pytest
 
 from ridgeline.fleet.core.breaker import FAULTS, FIRST_PAUSE_SECONDS
 from ridgeline.fleet.core.door import FULL_SECONDS, Arrival, Door, Refuse, Send
-from ridgeline.fleet.core.keys import canonical, prefix_keys
+from ridgeline.protocol.prefix_keys import canonical, prefix_keys
 from ridgeline.fleet.core.replica import SLOW_START_SECONDS, Load, Replica
 from ridgeline.protocol import Message
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ridgeline.fleet.core.door import Arrival, Door, Send
-from ridgeline.fleet.core.keys import prefix_keys
+from ridgeline.protocol.prefix_keys import prefix_keys
 from ridgeline.fleet.core.replica import Load, Replica
 from ridgeline.fleet.ring import MAGIC, RingError, record, rewind
 

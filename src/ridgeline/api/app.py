@@ -4,7 +4,7 @@ from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from ridgeline.api import chat, completions, health, models, requests, tokens
+from ridgeline.api import chat, completions, fleet, health, models, requests, tokens
 from ridgeline.api.auth import KeyRing, authenticate, keyed
 from ridgeline.api.errors import on_http_exception, on_refusal
 from ridgeline.api.limits import AllowedCallers, ErrorBoundary, Limits, RequestIds
@@ -29,7 +29,7 @@ def create_app(backend: Backend, settings: ApiSettings, metrics: Metrics | None 
     needs_key = [Depends(authenticate)]
     for room in (chat, completions):
         app.add_route(room.PATH, keyed(room.create), methods=["POST"])
-    for room in (models, tokens, requests):
+    for room in (models, tokens, requests, fleet):
         app.include_router(room.router, dependencies=needs_key)
     app.include_router(health.router)
     if metrics is not None:

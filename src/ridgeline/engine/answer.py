@@ -75,6 +75,11 @@ class Answer:
         self._echo = echo
         self._prompt_scores: list[Score] = []
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the request."""
+        return len(self._prompt)
+
     def push(self, outputs: Sequence[Output]) -> Delta | None:
         """The delta for these outputs, in order; None while there is nothing to tell.
 

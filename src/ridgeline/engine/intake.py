@@ -5,9 +5,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ridgeline.engine.core.sequence import SequenceSpec
+from ridgeline.engine.core.sequence import Mark, SequenceSpec
 from ridgeline.engine.served import ServedModel
 from ridgeline.protocol import Message, Refusal, Request
+from ridgeline.protocol.prefix_keys import PIECE_BYTES, prefix_keys, text_of, text_with_answer
 
 LONG_TEXT_CHARACTERS = 16_384
 """Longer texts are tokenised in a thread, so that they do not hold up everybody's stream."""
@@ -91,9 +92,50 @@ def sequences_of(served: ServedModel, request: Request, prompt: tuple[int, ...])
             priority=request.priority,
             tenant=request.tenant,
             cache_salt=request.cache_salt,
+            # All answers share the prompt, so one of them says where keys end in it.
+            marks=prompt_marks(request, len(prompt)) if index == 0 else (),
         )
         for index in range(request.n)
     ]
+
+
+def prompt_marks(request: Request, prompt_tokens: int) -> tuple[Mark, ...]:
+    """Where a front door's keys end in the prompt; none where the request does not come from one."""
+    if not request.begin_at_once:
+        return ()
+    text = text_of(request)
+    return tuple(
+        Mark(_share(end, len(text), prompt_tokens), key)
+        for end, key in _ends(prefix_keys(request.cache_salt, text))
+    )
+
+
+def answer_marks(
+    request: Request, said: str, prompt_tokens: int, answer_tokens: int
+) -> tuple[Mark, ...]:
+    """Where a front door's keys end in the whole conversation, those of its prompt left out.
+
+    Args:
+        request: from a front door.
+        said: text of its first answer.
+        prompt_tokens: of the request.
+        answer_tokens: of the answer.
+    """
+    asked, text = len(text_of(request)), text_with_answer(request, said)
+    return tuple(
+        Mark(prompt_tokens + _share(end - asked, len(text) - asked, answer_tokens), key)
+        for end, key in _ends(prefix_keys(request.cache_salt, text))
+        if end > asked
+    )
+
+
+def _ends(keys: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    return [((place + 1) * PIECE_BYTES, key) for place, key in enumerate(keys)]
+
+
+def _share(part_bytes: int, all_bytes: int, tokens: int) -> int:
+    """Tokens of a part of a text, as if each had as many bytes; at least 1."""
+    return max(1, -(-part_bytes * tokens // all_bytes))
 
 
 def _max_tokens(served: ServedModel, request: Request, prompt_tokens: int) -> int:

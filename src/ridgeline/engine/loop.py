@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ridgeline.engine.core.copies import Discovered, Fetched, Moved, Order, Restore, Save, Stored
-from ridgeline.engine.core.messages import Cancel, Output, Submit
+from ridgeline.engine.core.messages import Cancel, MarkAnswer, Output, Submit
 from ridgeline.engine.core.plan import DeviceLostError, Executor, Handle
 from ridgeline.engine.core.scheduler import Scheduler
 from ridgeline.engine.meter import StepMeter
@@ -103,18 +103,21 @@ class Engine:
         )
         return self.scheduler.fail(handle.plan, now, refusal)
 
-    def handle(self, message: Submit | Cancel | Moved, now: float) -> list[Output]:
+    def handle(self, message: Submit | Cancel | MarkAnswer | Moved, now: float) -> list[Output]:
         """Take a message from the inbox."""
         self._rests = False
         outputs = self._handle(message, now)
         self._copy(now)
         return outputs
 
-    def _handle(self, message: Submit | Cancel | Moved, now: float) -> list[Output]:
+    def _handle(self, message: Submit | Cancel | MarkAnswer | Moved, now: float) -> list[Output]:
         if isinstance(message, Cancel):
             return self.scheduler.cancel(message.sequence_id, now, message.reason)
         if isinstance(message, Stored | Fetched | Discovered):
             self.scheduler.moved(message, now)
+            return []
+        if isinstance(message, MarkAnswer):
+            self.scheduler.labelling.mark(message.sequence_id, message.marks)
             return []
         try:
             return self.scheduler.submit(message.spec, now, message.arrived_seconds)
@@ -201,7 +204,7 @@ class EngineThread:
         if self._thread.ident is not None:  # a server may fail before its engines are started
             self._thread.join()
 
-    def send(self, model: str, message: Submit | Cancel) -> None:
+    def send(self, model: str, message: Submit | Cancel | MarkAnswer) -> None:
         """Put a message into the inbox; from any thread."""
         self._inbox.put(Envelope(model, message))
 
@@ -255,5 +258,6 @@ class EngineThread:
             if not engine.has_work:
                 engine.meter.idle(engine.scheduler, now)
         told = engine.scheduler.journal.take()
-        if outputs or told or status is not None:
-            self._deliver(Report(engine.name, outputs, status, told=told))
+        labels = engine.scheduler.labelling.take()
+        if outputs or told or labels is not None or status is not None:
+            self._deliver(Report(engine.name, outputs, status, told=told, labels=labels))

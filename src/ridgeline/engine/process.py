@@ -29,7 +29,7 @@ from ridgeline.models.errors import ModelError
 
 if TYPE_CHECKING:  # what is imported here keeps the process from being started
     from ridgeline.engine.build import Loaded
-    from ridgeline.engine.core.messages import Cancel, Submit
+    from ridgeline.engine.core.messages import Cancel, MarkAnswer, Submit
     from ridgeline.telemetry.meter import EngineMeter
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class EngineProcess:
         """See `Runner.start`."""
         threading.Thread(target=self._read, args=(deliver,), name="ridgeline-reports", daemon=True).start()
 
-    def send(self, model: str, message: "Submit | Cancel") -> None:
+    def send(self, model: str, message: "Submit | Cancel | MarkAnswer") -> None:
         """See `Runner.send`."""
         self._put(Envelope(model, message))
 

@@ -4,19 +4,23 @@ Lives in the server's event loop; the engines live in their threads. Between the
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ridgeline.engine.answer import Answer
-from ridgeline.engine.core.messages import Cancel, Output, Submit
-from ridgeline.engine.intake import check_ids, encode, prompt_of, sequences_of
+from ridgeline.engine.cache_log import CacheLog
+from ridgeline.engine.core.messages import Cancel, MarkAnswer, Output, Submit
+from ridgeline.engine.intake import answer_marks, check_ids, encode, prompt_of, sequences_of
 from ridgeline.engine.recorder import RequestRecorder
 from ridgeline.engine.runner import Report, Runner
 from ridgeline.engine.served import ServedModel
+from ridgeline.kvcache import LabelChanges
 from ridgeline.protocol import Delta, Message, ModelInfo, ModelStatus, Refusal, Request, Status, Timeline
+from ridgeline.protocol.cached import CacheReport
 from ridgeline.protocol.load import LOAD_HEADER, ReplicaLoad
 from ridgeline.telemetry.timelines import Timelines
 
@@ -29,6 +33,8 @@ class _Live:
     request: Request
     answers: dict[str, Answer]
     mailbox: asyncio.Queue[Output]
+    said: list[str] = field(default_factory=list)
+    """Of the first answer, where front doors are told what is cached of it."""
 
 
 class Replica:
@@ -43,6 +49,9 @@ class Replica:
         self._live: dict[str, _Live] = {}
         self._live_requests: dict[str, _Live] = {}
         self._timelines = Timelines()
+        self._epoch = secrets.token_hex(4)
+        self._cache_logs: dict[tuple[str, str], CacheLog] = {}
+        """By model and tenant."""
         self._statuses: dict[str, ModelStatus] = {}
         self._state: Literal["starting", "ready", "draining", "failed"] = "starting"
         self._detail = ""
@@ -114,6 +123,13 @@ class Replica:
     async def timeline(self, name: str, tenant: str) -> Sequence[Timeline]:
         """See `Explaining`."""
         return self._timelines.find(name, tenant)
+
+    def cache_report(self, model: str, tenant: str, epoch: str, number: int) -> CacheReport:
+        """See `Caching`."""
+        return self._cache_log(self._resolve(model).info.name, tenant).since(epoch, number)
+
+    def _cache_log(self, model: str, tenant: str) -> CacheLog:
+        return self._cache_logs.setdefault((model, tenant), CacheLog(self._epoch))
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         """Stream the deltas of all `n` answers, interleaved as the steps give them."""
@@ -216,6 +232,7 @@ class Replica:
             kv_held=status.blocks_held / max(1, status.blocks_total),
             kv_tokens=status.blocks_total * status.block_size_tokens,
             wait_seconds=status.estimated_wait_seconds,
+            cache_log=self._cache_log(served.info.name, request.tenant).next,
         )
         blocks = -(-prompt_tokens // status.block_size_tokens)
         fits = not there or status.blocks_free + status.blocks_idle >= blocks
@@ -244,6 +261,8 @@ class Replica:
             self._statuses[report.model] = report.status
         if report.told:
             self._timelines.tell(report.told)
+        if report.labels is not None:
+            self._log(report.model, report.labels)
         if report.failure is not None:
             self._state, self._detail = "failed", report.failure
             refusal = Refusal("internal_error", f"The engine stopped: {report.failure}.")
@@ -252,6 +271,12 @@ class Replica:
         for output in report.outputs:
             if (addressee := self._live.get(output.sequence_id)) is not None:
                 addressee.mailbox.put_nowait(output)
+
+    def _log(self, model: str, changes: LabelChanges) -> None:
+        for label in changes.cached:
+            self._cache_log(model, label.tenant).add((label.key,), ())
+        for label in changes.evicted:
+            self._cache_log(model, label.tenant).add((), (label.key,))
 
     def _assemble(self, live: _Live, recorder: RequestRecorder, outputs: list[Output]) -> list[Delta]:
         """Join the outputs of each answer into one delta."""
@@ -267,14 +292,26 @@ class Replica:
                 continue  # ended by a stop string; the engine was told
             delta = answer.push(of_answer)
             recorder.observe(of_answer)
+            if delta is not None and answer.index == 0 and live.request.begin_at_once:
+                live.said.append(delta.text)
             if answer.finished:
                 del live.answers[sequence_id]
                 del self._live[sequence_id]
                 if of_answer[-1].finish is None:
                     self._send_cancel(live, sequence_id, "stop")
+                if answer.index == 0 and live.request.begin_at_once:
+                    self._mark_answer(live, sequence_id, answer)
             if delta is not None:
                 deltas.append(delta)
         return deltas
+
+    def _mark_answer(self, live: _Live, sequence_id: str, answer: Answer) -> None:
+        """A front door takes the conversation to be cached, answer and all: the engine tells if it is."""
+        said = "".join(live.said)
+        marks = answer_marks(live.request, said, answer.prompt_tokens, answer.completion_tokens)
+        if marks:
+            name = live.served.info.name
+            self._runner_of[name].send(name, MarkAnswer(sequence_id, marks))
 
     def _send_cancel(self, live: _Live, sequence_id: str, reason: Literal["cancelled", "stop"]) -> None:
         name = live.served.info.name

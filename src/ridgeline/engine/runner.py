@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ridgeline.engine.core.copies import Moved
-    from ridgeline.engine.core.messages import Cancel, Output, Submit
+    from ridgeline.engine.core.messages import Cancel, MarkAnswer, Output, Submit
+    from ridgeline.kvcache import LabelChanges
     from ridgeline.protocol import ModelStatus, Told
 
 
@@ -18,7 +19,7 @@ class Envelope:
     """A message and the name of the model it is for."""
 
     model: str
-    message: "Submit | Cancel | Moved"
+    message: "Submit | Cancel | MarkAnswer | Moved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Report:
     """What one turn of the loop hands out: outputs, a status when a fresh one is due.
 
     `failure` says that the thread has ended for a reason that is a bug of ours; no report follows.
-    `told` is new of what the scheduler did with sequences, and why.
+    `told` is new of what the scheduler did with sequences, and why; `labels` of what front doors are told.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Report:
     status: "ModelStatus | None"
     failure: str | None = None
     told: "list[Told]" = field(default_factory=list)
+    labels: "LabelChanges | None" = None
 
 
 class Runner(Protocol):
@@ -46,7 +48,7 @@ class Runner(Protocol):
         """Begin. `deliver` is called in a thread of the runner's and must not block."""
         ...
 
-    def send(self, model: str, message: "Submit | Cancel") -> None:
+    def send(self, model: str, message: "Submit | Cancel | MarkAnswer") -> None:
         """Put a message into the inbox; from any thread."""
         ...
 

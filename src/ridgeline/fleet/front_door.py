@@ -15,7 +15,7 @@ import aiohttp
 from ridgeline.fleet.config import Fleet
 from ridgeline.fleet.continuation import Given, can_go_on, cancelled, continued, continued_in_text, usage_of
 from ridgeline.fleet.core.door import Arrival, Decision, Door, Refuse, Send
-from ridgeline.fleet.core.keys import canonical, prefix_keys
+from ridgeline.protocol.prefix_keys import prefix_keys, text_of, text_with_answer
 from ridgeline.fleet.core.replica import Load
 from ridgeline.fleet.lately import Lately
 from ridgeline.fleet.membership import LEASE_SECONDS, Membership
@@ -277,7 +277,7 @@ class FrontDoor:
             )
         if request.id in self._open:
             raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
-        text = _text(request)
+        text = text_of(request)
         return Arrival(
             request.id,
             request.model,
@@ -435,16 +435,12 @@ class FrontDoor:
     def _ended(self, request: Request, arrival: Arrival, decision: Send, answers: dict[int, Given]) -> None:
         now, usage = time.monotonic(), usage_of(answers)
         said = answers[0].text
-        if request.messages is not None:
-            whole = canonical([*request.messages, Message("assistant", said)])
-        else:
-            whole = _text(request) + said.encode("utf-8", "surrogatepass")
         decisions = self.door.ended(
             request.id,
             now,
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
-            full_keys=prefix_keys(salt_of(request), whole, arrival.keys),
+            full_keys=prefix_keys(salt_of(request), text_with_answer(request, said), arrival.keys),
             answer_tokens=usage.completion_tokens,
         )
         self._notes.ended(request, answers, now)
@@ -459,11 +455,3 @@ class FrontDoor:
         self._act(self.door.failed(request.id, time.monotonic()))
         if any(answer.text for answer in answers.values()) and not can_go_on(request):
             raise Refusal("internal_error", "The replica failed in the middle of the answer.")
-
-
-def _text(request: Request) -> bytes:
-    if request.messages is not None:
-        return canonical(request.messages)
-    if isinstance(request.prompt, tuple):
-        return b"".join(token.to_bytes(4, "little") for token in request.prompt)
-    return (request.prompt or "").encode("utf-8", "surrogatepass")

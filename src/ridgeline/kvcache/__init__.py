@@ -4,6 +4,7 @@ from ridgeline.kvcache.cache import KVCache, OutOfBlocks
 from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru, Priced
 from ridgeline.kvcache.ghost import Ghost
 from ridgeline.kvcache.keys import extend_keys, root_key, shared_keys
+from ridgeline.kvcache.labels import Label, LabelChanges, Labels
 from ridgeline.kvcache.optimum import belady, bound_seconds
 from ridgeline.kvcache.prefix import Eviction, Match
 from ridgeline.kvcache.price import Price
@@ -15,6 +16,9 @@ __all__ = [
     "Ghost",
     "IdleChain",
     "KVCache",
+    "Label",
+    "LabelChanges",
+    "Labels",
     "LoadTime",
     "Lru",
     "Match",

@@ -7,7 +7,7 @@
 `free + held + idle = total` at all times; `check` proves it. A held block is never taken away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ridgeline.kvcache.eviction import EvictionPolicy, IdleChain, Lru, Priced
 from ridgeline.kvcache.prefix import Entry, Eviction, Match, PrefixIndex
@@ -34,6 +34,10 @@ class KVCache:
         self._holders = [0] * blocks
         self._index = PrefixIndex(block_size, remembered=4 * blocks)
         self._coming: dict[bytes, int] = {}
+
+    def on_lost(self, call: Callable[[bytes], None]) -> None:
+        """Call with each key whose content is given up here; the same may be published again."""
+        self._index.on_lost = call
 
     @property
     def free(self) -> int:

@@ -1,7 +1,7 @@
 """Prefix index: from block keys to the blocks that hold them."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,6 +59,8 @@ class PrefixIndex:
         self._entry_of: dict[int, Entry] = {}
         self._evicted: OrderedDict[bytes, Eviction | None] = OrderedDict()
         self._remembered = remembered
+        self.on_lost: Callable[[bytes], None] | None = None
+        """Is called with each key whose block is given up."""
 
     def __len__(self) -> int:
         return len(self._block_of)
@@ -108,6 +110,8 @@ class PrefixIndex:
         self._evicted[entry.key] = eviction
         if len(self._evicted) > self._remembered:
             self._evicted.popitem(last=False)
+        if self.on_lost is not None:
+            self.on_lost(entry.key)
         return entry
 
     def match(self, keys: Sequence[bytes], tokens: Sequence[int]) -> Match:

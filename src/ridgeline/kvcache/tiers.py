@@ -72,6 +72,11 @@ class TierLedger:
         self._key_of: dict[int, bytes] = {}
         self._writing: dict[bytes, int] = {}
         self._number = 0
+        self._on_lost: Callable[[bytes], None] | None = None
+
+    def on_lost(self, call: Callable[[bytes], None]) -> None:
+        """Call with each key that is not here any more, or will not come after all."""
+        self._on_lost = call
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._stored
@@ -119,6 +124,8 @@ class TierLedger:
             if stored is not None:
                 self._policy.remove(stored.number)
                 del self._key_of[stored.number]
+            if self._on_lost is not None:
+                self._on_lost(key)
 
     def found(self, keys: Iterable[bytes], now: float) -> list[bytes]:
         """A tier that outlived its server has these, oldest first; returns what is too much."""
@@ -156,6 +163,8 @@ class TierLedger:
     def _evict(self, now: float) -> bytes:
         key = self._key_of.pop(self._policy.victim(now))
         del self._stored[key]
+        if self._on_lost is not None:
+            self._on_lost(key)
         return key
 
     def check(self) -> None:

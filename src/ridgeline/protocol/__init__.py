@@ -1,6 +1,6 @@
 """The words that pass between rooms: plain data, no I/O, no heavy imports."""
 
-from ridgeline.protocol.backend import Backend, Explaining
+from ridgeline.protocol.backend import Backend, Caching, Explaining
 from ridgeline.protocol.errors import Refusal
 from ridgeline.protocol.request import Message, Request, Sampling, Stopping
 from ridgeline.protocol.status import ModelInfo, ModelStatus, Status
@@ -9,6 +9,7 @@ from ridgeline.protocol.timeline import Event, Timeline, Told
 
 __all__ = [
     "Backend",
+    "Caching",
     "Delta",
     "Event",
     "Explaining",

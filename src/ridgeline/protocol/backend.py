@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
+from ridgeline.protocol.cached import CacheReport
 from ridgeline.protocol.request import Message, Request
 from ridgeline.protocol.status import ModelInfo, Status
 from ridgeline.protocol.stream import Delta
@@ -59,4 +60,13 @@ class Explaining(Protocol):
 
     async def timeline(self, name: str, tenant: str) -> Sequence[Timeline]:
         """Requests of this tenant that go by this name or id, oldest first; the latest of them."""
+        ...
+
+
+@runtime_checkable
+class Caching(Protocol):
+    """What a replica may also be able to do: tell front doors what it has cached, in their keys."""
+
+    def cache_report(self, model: str, tenant: str, epoch: str, number: int) -> CacheReport:
+        """What has changed since a number of an epoch, of keys that came with this tenant's requests."""
         ...

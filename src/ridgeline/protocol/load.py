@@ -19,6 +19,7 @@ class ReplicaLoad:
         kv_held: share of KV blocks that running sequences hold.
         kv_tokens: that all KV blocks have room for.
         wait_seconds: what one who comes now waits for.
+        cache_log: number of the next entry in its log of what is cached, see `CacheReport`.
     """
 
     running: int
@@ -27,6 +28,7 @@ class ReplicaLoad:
     kv_held: float
     kv_tokens: int
     wait_seconds: float
+    cache_log: int = 0
 
     def header(self) -> str:
         """`running=3; slots=16; ...`."""
@@ -47,6 +49,9 @@ class ReplicaLoad:
                 return None
         try:
             counts = {name: int(found[name]) for name in ("running", "slots", "waiting", "kv_tokens")}
-            return cls(**counts, kv_held=found["kv_held"], wait_seconds=found["wait_seconds"])
+            log = int(found.get("cache_log", 0))
+            return cls(
+                **counts, kv_held=found["kv_held"], wait_seconds=found["wait_seconds"], cache_log=log
+            )
         except KeyError:
             return None

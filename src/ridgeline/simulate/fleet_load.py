@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ridgeline.fleet.core.keys import PIECE_BYTES
+from ridgeline.protocol.prefix_keys import PIECE_BYTES
 
 BYTES_PER_TOKEN = 4
 PIECE_TOKENS = PIECE_BYTES // BYTES_PER_TOKEN
@@ -92,7 +92,7 @@ class Conversation:
     _keys: list[bytes] = field(default_factory=list)
 
     def keys(self, tokens: int) -> tuple[bytes, ...]:
-        """Of its first so many tokens, as `fleet/core/keys.py` cuts them; those of the system prompt are
+        """Of its first so many tokens, as `protocol/prefix_keys.py` cuts them; those of the system prompt are
         shared with others."""
         pieces, shared = tokens // PIECE_TOKENS, self.system_tokens // PIECE_TOKENS
         for piece in range(len(self._keys), pieces):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ridgeline.engine.core.plan import Score
-from ridgeline.engine.core.sequence import SequenceSpec
+from ridgeline.engine.core.sequence import Mark, SequenceSpec
 from ridgeline.protocol import FinishReason, Refusal
 
 
@@ -22,6 +22,14 @@ class Cancel:
 
     sequence_id: str
     reason: Literal["cancelled", "stop"] = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class MarkAnswer:
+    """Where front doors' keys end in a sequence that has ended, answer included: its text is known now."""
+
+    sequence_id: str
+    marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True, slots=True)

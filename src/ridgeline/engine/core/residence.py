@@ -6,6 +6,7 @@ blocks | match.blocks (shared) | allocated, announced | allocated as the answer 
 
 from collections.abc import Iterable
 
+from ridgeline.engine.core.labelling import Labelling
 from ridgeline.engine.core.limits import ExpectedOutput
 from ridgeline.engine.core.sequence import Sequence
 from ridgeline.kvcache import KVCache, Match, extend_keys, root_key
@@ -15,9 +16,15 @@ class Residence:
     """The scheduler's hand on the KV ledger; keeps `Sequence.blocks`, `keys` and `announced`."""
 
     def __init__(
-        self, cache: KVCache, expected: ExpectedOutput, watermark: float, shared: frozenset[bytes]
+        self,
+        cache: KVCache,
+        expected: ExpectedOutput,
+        watermark: float,
+        shared: frozenset[bytes],
+        labelling: Labelling,
     ) -> None:
         self._cache = cache
+        self._labelling = labelling
         self._shared = shared
         self._expected = expected
         self._watermark_blocks = max(1, round(watermark * cache.total))
@@ -68,6 +75,7 @@ class Residence:
         sequence.published = shared
         sequence.announced = sequence.keys[shared:]
         self._cache.announce(sequence.announced)
+        self._labelling.placed(sequence, 0, shared)
 
     def lacks(self, sequence: Sequence) -> int:
         """Blocks that one more token needs beyond those held."""
@@ -92,6 +100,7 @@ class Residence:
             tokens = tuple(sequence.tokens[i * size : (i + 1) * size])
             parent = sequence.keys[i - 1] if i else None
             self._cache.publish(sequence.blocks[i], sequence.keys[i], tokens, i, parent)
+        self._labelling.placed(sequence, sequence.published, full)
         done = sequence.announced[: full - sequence.published]
         self._cache.retract(done)
         sequence.announced = sequence.announced[len(done) :]

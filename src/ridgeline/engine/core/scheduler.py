@@ -16,6 +16,7 @@ from ridgeline.engine.core.counters import Counters
 from ridgeline.engine.core.forecast import Outcome
 from ridgeline.engine.core.foresight import Foresight, decode_work
 from ridgeline.engine.core.journal import Journal
+from ridgeline.engine.core.labelling import Labelling
 from ridgeline.engine.core.limits import ExpectedOutput, Limits
 from ridgeline.engine.core.line import Line
 from ridgeline.engine.core.messages import Output
@@ -93,7 +94,9 @@ class Scheduler:
         self.starved_of_blocks = False
         """Whether the last `schedule` left somebody waiting because KV blocks were short."""
         self._expected = ExpectedOutput(limits.expected_output_tokens)
-        self._residence = Residence(self.cache, self._expected, limits.watermark, shared)
+        self.labelling = Labelling(self.cache, copies)
+        """What front doors call what is cached; whoever tells them takes what is new."""
+        self._residence = Residence(self.cache, self._expected, limits.watermark, shared, self.labelling)
         self._foresight = Foresight(self._residence, step_time, copies)
         self._victims = Victims(self.cache, self._foresight)
         self._line = Line(limits.max_waiting, geometry.max_batch, self._expected)
@@ -155,6 +158,7 @@ class Scheduler:
         refuse_unservable(spec, self.geometry)
         arrived = now if arrived_seconds is None else arrived_seconds
         sequence = Sequence(spec, arrived, tokens=list(spec.prompt), order=self._order)
+        self.labelling.begin(sequence)
         wait = self.estimated_wait_seconds(now)
         displaced = self._line.join(sequence, self._running, now, len(self._free_slots))
         self._order += 1
@@ -165,6 +169,7 @@ class Scheduler:
         if displaced is None:
             return []
         del self._sequences[displaced.spec.id]
+        self.labelling.ended(displaced)
         if self.copies is not None:
             self.copies.leave(displaced)
         refusal = self._line.refusal(self._running, now)
@@ -212,6 +217,7 @@ class Scheduler:
     def _end(self, sequence: Sequence, now: float) -> None:
         if self.copies is not None:
             self.copies.leave(sequence)
+        self.labelling.ended(sequence)
         if sequence.slot is None:
             self._line.leave(sequence)
         else:

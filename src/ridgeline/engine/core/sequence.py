@@ -1,11 +1,20 @@
 """One answer in the making: counters, not phases."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ridgeline.engine.core.forecast import Forecast
 from ridgeline.engine.core.pace import Allowance
+from ridgeline.kvcache import Label
 from ridgeline.protocol import Sampling
 from ridgeline.protocol.timeline import WaitReason
+
+
+class Mark(NamedTuple):
+    """A front door's key of a text, and how many tokens of the sequence that text has, about."""
+
+    end_tokens: int
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,7 @@ class SequenceSpec:
         priority: smaller is served first.
         tenant: salt of the KV cache and unit of fairness.
         cache_salt: a further salt within the tenant.
+        marks: where front doors' keys of the prompt end, in order; none where it came from elsewhere.
     """
 
     id: str
@@ -33,6 +43,7 @@ class SequenceSpec:
     priority: int = 0
     tenant: str = ""
     cache_salt: str = ""
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(slots=True)
@@ -80,7 +91,8 @@ class Sequence:
     `announced` keys are those it is about to publish; `scored` prompt positions were reported;
     `forecast` is what was foretold at its arrival, until it has a first token; `loads` were begun
     from tiers below the device, which gave `reloaded` blocks each in `load_seconds`; `prefill` is there
-    from admission until all is computed that was known then; its `story` is the journal's.
+    from admission until all is computed that was known then; its `story` is the journal's; `labels` end in its
+    blocks, by their index.
     """
 
     spec: SequenceSpec
@@ -109,6 +121,7 @@ class Sequence:
     load_seconds: float = 0.0
     prefill: Prefill | None = None
     story: Story = field(default_factory=Story)
+    labels: dict[int, list[Label]] = field(default_factory=dict)
 
     @property
     def generated(self) -> int:

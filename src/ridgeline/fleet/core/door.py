@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from ridgeline.admission import DrainRate, WaitingQueue
-from ridgeline.fleet.core.keys import PIECE_BYTES
+from ridgeline.protocol.prefix_keys import PIECE_BYTES
 from ridgeline.fleet.core.prefix_map import PrefixMap
 from ridgeline.fleet.core.replica import Load, Replica, Sent
 from ridgeline.fleet.core.retries import RetryBudget
@@ -54,7 +54,7 @@ class Arrival:
     Attributes:
         id: unique.
         model: asked for.
-        keys: of its text, see `keys.py`.
+        keys: of its text, see `protocol/prefix_keys.py`.
         text_bytes: of its text.
         tenant: its owner.
         priority: smaller is served first.
