@@ -6,9 +6,9 @@ import pytest
 
 from ridgeline.fleet.core.breaker import FAULTS, FIRST_PAUSE_SECONDS
 from ridgeline.fleet.core.door import FULL_SECONDS, Arrival, Door, Refuse, Send
-from ridgeline.protocol.prefix_keys import canonical, prefix_keys
 from ridgeline.fleet.core.replica import SLOW_START_SECONDS, Load, Replica
 from ridgeline.protocol import Message
+from ridgeline.protocol.prefix_keys import canonical, prefix_keys
 
 NOW = 1000.0
 FAR = {("eu", "us"): 0.08}

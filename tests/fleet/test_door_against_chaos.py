@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ridgeline.fleet.core.door import Arrival, Door, Refuse, Send
-from ridgeline.protocol.prefix_keys import prefix_keys
 from ridgeline.fleet.core.replica import Load, Replica
+from ridgeline.protocol.prefix_keys import prefix_keys
 
 TEXTS = [bytes([65 + i]) * 600 for i in range(3)]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ridgeline.fleet.core.door import Arrival, Door, Send
-from ridgeline.protocol.prefix_keys import prefix_keys
 from ridgeline.fleet.core.replica import Load, Replica
 from ridgeline.fleet.ring import MAGIC, RingError, record, rewind
+from ridgeline.protocol.prefix_keys import prefix_keys
 
 
 def live_through(door: Door, steps: int, seed: int) -> int:

@@ -1,7 +1,7 @@
 """What is cached, in front doors' keys, as a log that each of them reads at its own pace.
 
-    number   | ... forgotten ... | 17 cached a | 18 cached b | 19 evicted a | next: 20
-    since 18 -> cached b, evicted a;   since 3, or another epoch -> all that is there, as a whole
+number   | ... forgotten ... | 17 cached a | 18 cached b | 19 evicted a | next: 20
+since 18 -> cached b, evicted a;   since 3, or another epoch -> all that is there, as a whole
 """
 
 from collections import deque

@@ -110,9 +110,7 @@ def prompt_marks(request: Request, prompt_tokens: int) -> tuple[Mark, ...]:
     )
 
 
-def answer_marks(
-    request: Request, said: str, prompt_tokens: int, answer_tokens: int
-) -> tuple[Mark, ...]:
+def answer_marks(request: Request, said: str, prompt_tokens: int, answer_tokens: int) -> tuple[Mark, ...]:
     """Where a front door's keys end in the whole conversation, those of its prompt left out.
 
     Args:

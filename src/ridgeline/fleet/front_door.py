@@ -15,7 +15,6 @@ import aiohttp
 from ridgeline.fleet.config import Fleet
 from ridgeline.fleet.continuation import Given, can_go_on, cancelled, continued, continued_in_text, usage_of
 from ridgeline.fleet.core.door import Arrival, Decision, Door, Refuse, Send
-from ridgeline.protocol.prefix_keys import prefix_keys, text_of, text_with_answer
 from ridgeline.fleet.core.replica import Load
 from ridgeline.fleet.lately import Lately
 from ridgeline.fleet.membership import LEASE_SECONDS, Membership
@@ -42,6 +41,7 @@ from ridgeline.protocol import (
     Usage,
 )
 from ridgeline.protocol.load import ReplicaLoad
+from ridgeline.protocol.prefix_keys import prefix_keys, text_of, text_with_answer
 
 logger = logging.getLogger(__name__)
 
@@ -355,6 +355,7 @@ class FrontDoor:
                 load.kv_tokens,
             )
             self._act(self.door.told(decision.replica, told, now))
+            self.members.reports.heard(decision.replica, load.cache_log)
 
         def began() -> None:
             self._began(request, decision, goes_on)

@@ -2,6 +2,7 @@
 again."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from ridgeline.fleet.config import Cluster, Fleet, FleetError, load_fleet
 from ridgeline.fleet.core.door import Decision, Door
 from ridgeline.fleet.core.replica import Replica
 from ridgeline.fleet.engines import load_of, started_of
+from ridgeline.fleet.reports import Reports
 from ridgeline.fleet.upstream import Fault, Upstream
 from ridgeline.protocol import Refusal
 
@@ -83,6 +85,7 @@ class Membership:
         upstreams: by replica.
         contexts: of models in tokens, the least that a replica of it told.
         missing: metrics by replica that ought to be there and are not.
+        reports: reads what replicas tell of their caches.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Membership:
         self.upstreams: dict[str, Upstream] = {}
         self.contexts: dict[str, int] = {}
         self.missing: dict[str, tuple[str, ...]] = {}
+        self.reports = Reports(door, session)
         self._door, self._session, self._act, self._token = door, session, act, token
         self._looking: dict[str, tuple[Member, asyncio.Task[None]]] = {}
         self._leases: dict[str, float] = {}
@@ -188,6 +192,7 @@ class Membership:
         task.cancel()
         self._leases.pop(replica_id, None)
         self.missing.pop(replica_id, None)
+        self.reports.forget(replica_id)
         self._models_seconds.pop(replica_id, None)
         logger.info("replica %s %s", replica_id, why)
         self._act(self._door.left(replica_id, time.monotonic()))
@@ -250,9 +255,13 @@ class Membership:
             self._join(member, cluster.slots if load is None else load.slots)
         if load is not None:
             self._act(self._door.told(member.id, load, time.monotonic()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_PATIENCE_SECONDS):
+                await self.reports.look(member.id, upstream)
 
     def _join(self, member: Member, slots: int) -> None:
         logger.info("replica %s is there", member.id)
+        self.reports.forget(member.id)
         now = time.monotonic()
         # At the start all begin together: nobody is new among others.
         since = now if self._started else -math.inf

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ridgeline.fleet.core.door import Door
@@ -82,6 +82,11 @@ class FleetMetrics(Collector):
                 told["kv_held_ratio"].add_metric((each.id,), each.load.kv_held)
                 told["load_age_seconds"].add_metric((each.id,), now - each.load.seconds)
         yield from (*families.values(), *told.values())
+        corrected = _BY_NAME["corrected_keys_total"]
+        corrections = CounterMetricFamily(corrected.name, corrected.help, labels=corrected.labels)
+        for how, keys in self._door.keys_corrected.items():
+            corrections.add_metric((how,), keys)
+        yield corrections
         absent = _family(_BY_NAME["missing_metrics"])
         for replica, names in self.missing.items():
             for name in names:

@@ -18,11 +18,11 @@ from ridgeline.fleet.core.door import Decision, Door, Send
 
 logger = logging.getLogger(__name__)
 
-MAGIC = b"ridgeline door 1\n"
+MAGIC = b"ridgeline door 2\n"
 MOST_FRAME_BYTES = 1 << 30
 _LENGTH = struct.Struct("<I")
 _EVENTS = frozenset(
-    "joined left told set_state arrive began ended left_by_client refused_full failed tick".split()
+    "joined left told reported set_state arrive began ended left_by_client refused_full failed tick".split()
 )
 _ROOMS = ("ridgeline.fleet.core.", "ridgeline.admission.", "ridgeline.protocol.")
 _OTHERS = frozenset(

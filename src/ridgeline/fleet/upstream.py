@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
 
 from ridgeline.fleet.logprobs import logprobs_of
 from ridgeline.protocol import Delta, FinishReason, Refusal, Request, Usage
+from ridgeline.protocol.cached import CacheReport
 from ridgeline.protocol.errors import Code
 from ridgeline.protocol.load import LOAD_HEADER, ReplicaLoad
 from ridgeline.protocol.request import BEGIN_AT_ONCE
@@ -136,6 +138,19 @@ class Upstream:
             return _context(orjson.loads(content), self.model)
         except (ValueError, AttributeError) as error:
             raise Fault("/v1/models is no list of models") from error
+
+    async def cache_report(self, session: aiohttp.ClientSession, since: str) -> CacheReport | None:
+        """What it tells of its cache since EPOCH:NUMBER; None where it does not tell; raises Fault."""
+        asked = {"model": self.model} | ({"since": since} if since else {})
+        status, content = await self._get(session, f"/v1/fleet/cache?{urlencode(asked)}")
+        if status == 404:
+            return None
+        if status != 200:
+            raise Fault(f"/v1/fleet/cache answers with {status}")
+        try:
+            return CacheReport.from_json(orjson.loads(content))
+        except ValueError as error:
+            raise Fault(f"/v1/fleet/cache: {error}") from error
 
     async def _get(self, session: aiohttp.ClientSession, path: str) -> tuple[int, bytes]:
         with _faults():

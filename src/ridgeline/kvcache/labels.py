@@ -3,9 +3,9 @@
     blocks   | key 0 | key 1 | key 2 | key 3 | key 4 |
     labels               a               b    c, d        each where the text that it stands for ends
 
-A label is known from when its block is complete until that content is nowhere any more, neither on the device nor
-in a tier below it. Where its text ends is estimated, so it may stand at blocks of several conversations; it is
-cached as long as one of them is.
+A label is known from when its block is complete until that content is nowhere any more, neither on the device
+nor in a tier below it. Where its text ends is estimated, so it may stand at blocks of several conversations;
+it is cached as long as one of them is.
 """
 
 from collections.abc import Callable, Iterable, Sequence

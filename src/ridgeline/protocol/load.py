@@ -50,8 +50,6 @@ class ReplicaLoad:
         try:
             counts = {name: int(found[name]) for name in ("running", "slots", "waiting", "kv_tokens")}
             log = int(found.get("cache_log", 0))
-            return cls(
-                **counts, kv_held=found["kv_held"], wait_seconds=found["wait_seconds"], cache_log=log
-            )
+            return cls(**counts, kv_held=found["kv_held"], wait_seconds=found["wait_seconds"], cache_log=log)
         except KeyError:
             return None

@@ -244,6 +244,13 @@ FLEET_DEFINITIONS: tuple[Definition, ...] = (
         ("by",),
     ),
     Definition(
+        "ridgeline_fleet_corrected_keys_total",
+        "counter",
+        "Pieces of 256 bytes of text that were believed to be cached at a replica until it told otherwise "
+        "(unlearned), and that it told to have unasked (learned).",
+        ("how",),
+    ),
+    Definition(
         "ridgeline_fleet_overhead_seconds",
         "histogram",
         "From receipt of a request until it was placed or began to wait.",

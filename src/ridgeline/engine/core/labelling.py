@@ -1,7 +1,7 @@
 """The scheduler's hand on labels: which blocks of a sequence carry what front doors call its text.
 
-    submit: marks by block --> found in the cache, or published: put --> ended: what was not is told as evicted
-                                         answer's marks, after the end: put at the blocks that it left behind
+submit: marks by block --> found in the cache, or published: put --> ended: what was not is told as evicted
+                                     answer's marks, after the end: put at the blocks that it left behind
 """
 
 from collections import OrderedDict

@@ -91,8 +91,8 @@ class Sequence:
     `announced` keys are those it is about to publish; `scored` prompt positions were reported;
     `forecast` is what was foretold at its arrival, until it has a first token; `loads` were begun
     from tiers below the device, which gave `reloaded` blocks each in `load_seconds`; `prefill` is there
-    from admission until all is computed that was known then; its `story` is the journal's; `labels` end in its
-    blocks, by their index.
+    from admission until all is computed that was known then; its `story` is the journal's; `labels`
+    end in its blocks, by their index.
     """
 
     spec: SequenceSpec

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from ridgeline.admission import DrainRate, WaitingQueue
-from ridgeline.protocol.prefix_keys import PIECE_BYTES
 from ridgeline.fleet.core.prefix_map import PrefixMap
 from ridgeline.fleet.core.replica import Load, Replica, Sent
 from ridgeline.fleet.core.retries import RetryBudget
 from ridgeline.fleet.core.route import Estimates, Option, any_place, estimate
 from ridgeline.fleet.core.table import Table
 from ridgeline.protocol import Refusal
+from ridgeline.protocol.prefix_keys import PIECE_BYTES
 
 LOOKED_AT = 64
 IN_VAIN = 8
@@ -145,6 +145,10 @@ class _Request:
     chosen: Option | None = None
     sent_seconds: float = 0.0
     began_seconds: float | None = None
+    new_keys: list[bytes] = field(default_factory=list)
+    """Believed to be at the replica only since this was sent there."""
+    cached_since: float | None = None
+    """When the end of what was believed to be cached was used there last."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -180,6 +184,8 @@ class Door:
         self.replicas: dict[str, Replica] = {}
         self.predicted_less_actual_cached = 0
         """Tokens, summed: above 0 where too much is believed to be cached."""
+        self.keys_corrected = {"unlearned": 0, "learned": 0}
+        """By reports and answers of replicas: believed and not there, and there and not known."""
         self._round_trips = round_trips
         self.witness: Witness | None = None
         self._max_wait = max_wait_seconds
@@ -232,10 +238,47 @@ class Door:
         if replica is None:
             return []
         replica.tell(load)
-        if load.kv_tokens:
+        if load.kv_tokens and not replica.reports:
             self._prefixes.limit(replica_id, int(load.kv_tokens * self._bytes_per_token / PIECE_BYTES))
         self._changed(replica)
         return self._dispatch(now)
+
+    @event
+    def reported(
+        self,
+        replica_id: str,
+        cached: Sequence[bytes],
+        evicted: Sequence[bytes],
+        whole: bool,
+        as_of: float,
+        now: float,
+    ) -> None:
+        """A replica told which keys it has cached and evicted.
+
+        What is on its way there, or came back after the replica was asked, stays believed: the replica may
+        not have seen it yet.
+
+        Args:
+            replica_id: which.
+            cached: keys that it has, beside those it told before.
+            evicted: keys that it has not, or not any more.
+            whole: `cached` is all that it has.
+            as_of: when it was asked.
+            now: the time.
+        """
+        replica = self.replicas.get(replica_id)
+        if replica is None:
+            return
+        if not replica.reports:
+            replica.reports = True
+            self._prefixes.unlimit(replica_id)
+        if whole:
+            there = set(cached)
+            evicted = [key for key in self._prefixes.held(replica_id) if key not in there]
+        used = ((key, self._prefixes.used_seconds(replica_id, key)) for key in evicted)
+        gone = {key for key, seconds in used if seconds is not None and seconds < as_of}
+        self.keys_corrected["unlearned"] += self._unlearn(replica, gone)
+        self.keys_corrected["learned"] += self._prefixes.add(replica_id, cached, now)
 
     @event
     def set_state(self, replica_ids: Iterable[str], state: str, now: float) -> list[Decision]:
@@ -324,13 +367,14 @@ class Door:
             self._bytes_per_token += LEARNING * (ratio - self._bytes_per_token)
             assert request.chosen is not None
             self.predicted_less_actual_cached += request.chosen.cached_tokens - cached_tokens
+            self._compare(replica, request, request.chosen.cached_tokens, cached_tokens)
         self._answer_tokens += LEARNING * (answer_tokens - self._answer_tokens)
         replica.breaker.succeeded()
         if request.began_seconds is not None:
             replica.service_seconds += LEARNING * (now - request.began_seconds - replica.service_seconds)
         self._changed(replica)
         if self.replicas.get(replica.id) is replica:
-            self._prefixes.learn(replica.id, full_keys)
+            self._prefixes.learn(replica.id, full_keys, now)
         rate = self._drain.setdefault(arrival.model, DrainRate())
         rate.finished(now, backlog=bool(len(self._queue)))
         return self._dispatch(now)
@@ -360,6 +404,7 @@ class Door:
         if load is None or load.seconds < request.sent_seconds:  # it has not told how it is
             replica.tell(Load(now, replica.slots, replica.slots, wait_seconds=replica.service_seconds))
         replica.full_until = now + FULL_SECONDS
+        self._unlearn(replica, set(request.new_keys))
         self._changed(replica)
         return self._again(request, now, spend=False)
 
@@ -373,6 +418,8 @@ class Door:
         request = self._requests[request_id]
         replica = self._release(request)
         replica.breaker.failed(now)
+        if request.began_seconds is None:
+            self._unlearn(replica, set(request.new_keys))
         self._changed(replica)
         request.excluded.add(replica.id)
         request.faults += 1
@@ -428,6 +475,25 @@ class Door:
             else:
                 self._faulty.discard(replica.id)
 
+    def _unlearn(self, replica: Replica, keys: set[bytes]) -> int:
+        """It has not what these stand for, except for what it is being asked; how many were believed."""
+        if not keys or self.replicas.get(replica.id) is not replica:
+            return 0
+        for request_id in replica.sent:
+            asked = self._requests[request_id].arrival.keys
+            if not keys.isdisjoint(asked):
+                keys.difference_update(asked)
+        return self._prefixes.unlearn(replica.id, keys)
+
+    def _compare(self, replica: Replica, request: _Request, predicted: int, cached: int) -> None:
+        """What an answer says was cached. The replica has this conversation now, whatever it had; but one
+        that does not report, and has lost this, has lost what was used before it, too."""
+        replica.tells_cached = replica.tells_cached or cached > 0
+        is_short = 2 * cached < predicted and replica.tells_cached and not replica.reports
+        if is_short and request.cached_since is not None and self.replicas.get(replica.id) is replica:
+            unlearned = self._prefixes.unlearn_older(replica.id, request.cached_since)
+            self.keys_corrected["unlearned"] += unlearned
+
     def _estimates(
         self, arrival: Arrival, model: str, now: float, excluded: Collection[str]
     ) -> Estimates | None:
@@ -470,7 +536,9 @@ class Door:
         tokens = self.prompt_tokens(arrival)
         replica.add(arrival.id, Sent(now, tokens - chosen.cached_tokens, tokens + self._answer(arrival)))
         # Believed at once: the next one that begins alike is drawn there, too, unless it is full.
-        self._prefixes.learn(replica.id, arrival.keys)
+        deepest = self._prefixes.deepest(replica.id, arrival.keys)
+        request.cached_since = None if deepest is None else self._prefixes.used_seconds(replica.id, deepest)
+        request.new_keys = self._prefixes.learn(replica.id, arrival.keys, now)
         others = tuple(found.option(each) for each in found.soonest(row))
         self._changed(replica)
         return Send(arrival.id, chosen.replica, model, request.attempts, chosen, others)

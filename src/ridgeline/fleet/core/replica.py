@@ -81,6 +81,8 @@ class Replica:
         since: requests sent after it told its load last.
         since_kv_tokens: that those will hold.
         full_until: it has refused, for want of a place.
+        reports: it tells what it has cached and evicted.
+        tells_cached: its answers say how much of a prompt was cached.
     """
 
     id: str
@@ -100,6 +102,8 @@ class Replica:
     since: int = 0
     since_kv_tokens: int = 0
     full_until: float = -math.inf
+    reports: bool = False
+    tells_cached: bool = False
 
     @property
     def running(self) -> int:
