@@ -139,3 +139,7 @@ async def test_an_answer_ended_by_draining_says_so(http, fake):
     fake.state = "ready"
     response = await http.post("/v1/completions", json=ASK)
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+
+
+async def test_who_keeps_no_log_of_its_cache_says_so(http):
+    assert (await http.get("/v1/fleet/cache", params={"model": "fake-model"})).status_code == 404

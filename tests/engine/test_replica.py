@@ -15,6 +15,8 @@ from ridgeline.engine.replica import Replica
 from ridgeline.engine.start import build_replica
 from ridgeline.models.errors import ModelError
 from ridgeline.protocol import Delta, Event, Message, Refusal, Request, Sampling, Stopping
+from ridgeline.protocol.cached import CacheReport
+from ridgeline.protocol.prefix_keys import canonical, prefix_keys
 from ridgeline.protocol.timeline import Finished, Queued, Refused
 from ridgeline.telemetry.metrics import Metrics
 
@@ -365,3 +367,52 @@ async def test_the_wait_that_was_computed_is_remembered(tmp_path) -> None:
             assert [event.code for event in refused] == ["at_capacity"]
         for stream in streams:
             await stream.aclose()
+
+
+async def from_a_front_door(replica: Replica, name: str, text: str, tenant: str = "fleet") -> str:
+    messages = (Message("user", text),)
+    request = ask(
+        id=name, prompt=None, messages=messages, begin_at_once=True, tenant=tenant, cache_salt="anns"
+    )
+    return text_of(await collect(replica, request))
+
+
+def chat_keys(*turns: str) -> list[bytes]:
+    roles = ("user", "assistant")
+    messages = [Message(roles[place % 2], text) for place, text in enumerate(turns)]
+    return prefix_keys("anns", canonical(messages))
+
+
+@pytest.fixture
+async def cramped(tmp_path) -> AsyncIterator[Replica]:
+    async for started in serve(tmp_path, kv_memory_bytes=128 * block_bytes()):
+        yield started
+
+
+async def test_front_doors_are_told_what_is_cached_in_their_keys(cramped: Replica) -> None:
+    texts = [f"{number} " + "A tale of rivers and of bridges. " * 25 for number in range(6)]
+    said = await from_a_front_door(cramped, "q0", texts[0])
+    whole = chat_keys(texts[0], said)
+    assert len(whole) >= len(chat_keys(texts[0])) >= 3
+
+    def report(epoch: str = "", number: int = 0, tenant: str = "fleet") -> CacheReport:
+        return cramped.cache_report("tiny", tenant, epoch, number)
+
+    await until(lambda: report().next >= len(chat_keys(texts[0])))
+    first = report()
+    assert first.whole and set(first.cached) <= set(whole)
+    assert set(first.cached) >= set(chat_keys(texts[0])[:-1])
+    assert report(tenant="somebody else").cached == ()
+    for number in range(1, 6):
+        await from_a_front_door(cramped, f"q{number}", texts[number])
+    gone = set(first.cached)
+    await until(lambda: gone <= set(report(first.epoch, first.next).evicted))
+    since = report(first.epoch, first.next)
+    assert not since.whole and chat_keys(texts[5])[0] in since.cached
+    assert chat_keys(texts[5])[0] in report("another", 3).cached and report("another", 3).whole
+
+
+async def test_others_are_not_kept_account_of(replica: Replica) -> None:
+    await collect(replica, ask("A tale of rivers. " * 40))
+    assert replica.cache_report("tiny", "", "", 0).next == 0
+    assert all(len(engine.scheduler.labelling.labels) == 0 for engine in engines(replica))

@@ -52,6 +52,11 @@ class DoorMachine(RuleBasedStateMachine):
         load = Load(self.now, running, 4, wait_seconds=wait)
         self.take(self.door.told(f"r{number}", load, self.now))
 
+    @rule(number=st.integers(0, 4), text=st.sampled_from(TEXTS), whole=st.booleans(), cut=st.integers(0, 2))
+    def report(self, number, text, whole, cut):
+        keys = prefix_keys("a", text)
+        self.door.reported(f"r{number}", keys[:cut], keys[cut:], whole, self.now, self.now)
+
     @rule(number=st.integers(0, 4), state=st.sampled_from(["up", "cordoned", "draining"]))
     def cordon(self, number, state):
         if f"r{number}" in self.door.replicas:

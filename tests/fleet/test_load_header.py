@@ -1,5 +1,7 @@
 """The header by which a replica tells how full it is."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +13,9 @@ COUNT = st.integers(0, 10**9)
 
 @given(COUNT, COUNT, COUNT, st.integers(0, 10_000), COUNT)
 def test_it_is_read_as_it_was_written(running: int, slots: int, waiting: int, held: int, tokens: int) -> None:
-    load = ReplicaLoad(running, slots, waiting, held / 10_000, tokens, 1.5)
+    load = ReplicaLoad(running, slots, waiting, held / 10_000, tokens, 1.5, cache_log=tokens)
     assert ReplicaLoad.parse(load.header()) == load
+    assert ReplicaLoad.parse(load.header().partition("; cache_log")[0]) == replace(load, cache_log=0)
 
 
 @pytest.mark.parametrize(

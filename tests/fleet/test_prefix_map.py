@@ -24,6 +24,12 @@ class Plain:
                 held.remove(key)
             held.append(key)
 
+    def add(self, replica: str, keys: tuple[bytes, ...]) -> int:
+        held = self.held.setdefault(replica, [])
+        new = [key for key in reversed(keys) if key not in held]
+        held += new
+        return len(new)
+
     def match(self, keys: tuple[bytes, ...]) -> dict[str, int]:
         found = {}
         for replica, held in self.held.items():
@@ -40,7 +46,7 @@ def keys_of(chain: int, count: int) -> tuple[bytes, ...]:
 
 
 STEP = st.tuples(
-    st.sampled_from(["learn", "learn", "learn", "unlearn", "forget"]),
+    st.sampled_from(["learn", "learn", "learn", "add", "unlearn", "older", "forget"]),
     st.sampled_from(["a", "b", "c"]),
     st.integers(0, 3),
     st.integers(0, 6),
@@ -51,13 +57,24 @@ STEP = st.tuples(
 @given(st.lists(STEP, max_size=40))
 def test_it_is_as_lists_would_be(steps: list[tuple[str, str, int, int]]) -> None:
     found, plain = PrefixMap(), Plain()
-    for what, replica, chain, count in steps:
+    used: dict[tuple[str, bytes], float] = {}
+    for now, (what, replica, chain, count) in enumerate(steps):
         keys = keys_of(chain, count)
         if what == "learn":
-            found.learn(replica, keys)
+            new = found.learn(replica, keys, now)
+            assert set(new) == set(keys) - set(plain.held.get(replica, []))
             plain.learn(replica, keys)
+            used |= {(replica, key): now for key in keys}
+        elif what == "add":
+            used |= {(replica, key): now for key in keys if key not in plain.held.get(replica, [])}
+            assert found.add(replica, keys, now) == plain.add(replica, keys)
+        elif what == "older":
+            held = plain.held.get(replica, [])
+            plain.held[replica] = [key for key in held if used[replica, key] >= now - 3]
+            assert found.unlearn_older(replica, now - 3) == len(held) - len(plain.held[replica])
         elif what == "unlearn":
-            found.unlearn(replica, keys)
+            believed = found.unlearn(replica, keys)
+            assert believed == len(set(keys) & set(plain.held.get(replica, [])))
             plain.held[replica] = [key for key in plain.held.get(replica, []) if key not in keys]
         else:
             found.forget(replica)
@@ -65,6 +82,11 @@ def test_it_is_as_lists_would_be(steps: list[tuple[str, str, int, int]]) -> None
         found.check()
         for whole in CHAINS:
             assert found.match(whole) == plain.match(whole)
+            depth = plain.match(whole).get(replica, 0)
+            assert found.deepest(replica, whole) == (whole[depth - 1] if depth else None)
+        for each, held in plain.held.items():
+            assert found.held(each) == held
+            assert all(found.used_seconds(each, key) == used[each, key] for key in held)
 
 
 def many(name: int, count: int) -> list[bytes]:

@@ -20,7 +20,9 @@ def live_through(door: Door, steps: int, seed: int) -> int:
         door.joined(Replica(f"r{i}", "us", "a", frozenset({"m"}), 3, 5000.0, 0.0), now)
     for step in range(steps):
         now += rng.random()
-        what = rng.choice(["arrive", "arrive", "end", "end", "fail", "full", "told", "leave", "join", "tick"])
+        what = rng.choice(
+            ["arrive", "arrive", "end", "end", "fail", "full", "told", "report", "leave", "join", "tick"]
+        )
         decisions = []
         if what == "arrive":
             text = bytes([rng.randrange(8)]) * 3000
@@ -36,6 +38,10 @@ def live_through(door: Door, steps: int, seed: int) -> int:
                 decisions = (door.failed if what == "fail" else door.refused_full)(name, now)
         elif what == "told":
             decisions = door.told(f"r{rng.randrange(5)}", Load(now, rng.randrange(3), 3, kv_tokens=5000), now)
+        elif what == "report":
+            keys = prefix_keys("", bytes([rng.randrange(8)]) * 3000)
+            cut, whole = rng.randrange(len(keys)), rng.random() < 0.2
+            door.reported(f"r{rng.randrange(5)}", keys[:cut], keys[cut:], whole, now - rng.random(), now)
         elif what == "leave" and rng.random() < 0.1:
             decisions = door.left(f"r{rng.randrange(5)}", now)
         elif what == "join":
