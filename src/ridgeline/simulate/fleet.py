@@ -207,10 +207,26 @@ class FleetSimulation:
         )
         self._act(front, front.told(replica_id, heard, self.now))
 
+    def _report(self, replica_id: str) -> None:
+        """All fronts hear what came into the replica's cache and went, each as late as it is far away."""
+        cached, evicted = self.there[replica_id].memory.changes()
+        if self.now > self._silent or not (cached or evicted):
+            return
+        for region, front in self.fronts.items():
+            way = self._way(region, replica_id)
+            act = functools.partial(self._reported, front, replica_id, cached, evicted, self.now - way)
+            self._at(self.now + way, act)
+
+    def _reported(
+        self, front: Front, replica_id: str, cached: list[bytes], evicted: list[bytes], as_of: float
+    ) -> None:
+        front.reported(replica_id, cached, evicted, as_of, self.now)
+
     def _look(self) -> None:
         for replica_id in list(self.there):
             for region in self.fronts:
                 self._tell(region, replica_id)
+            self._report(replica_id)
         for front in self.fronts.values():
             self._act(front, front.tick(self.now))
         if self._more_to_come or self._conversing:

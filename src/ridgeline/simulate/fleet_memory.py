@@ -23,6 +23,8 @@ class KeyMemory:
         """Tokens in use that no key stands for: ends of prompts, and answers that are being drawn."""
         self._users: dict[bytes, int] = {}
         self._idle: OrderedDict[bytes, None] = OrderedDict()
+        self._changed: dict[bytes, None] = {}
+        """Pieces that have come or gone since the last `changes`, or both."""
 
     @property
     def held_tokens(self) -> float:
@@ -63,6 +65,7 @@ class KeyMemory:
                 self._users[key] = left
                 continue
             del self._users[key]
+            self._changed[key] = None
             if place < computed:
                 self._idle[key] = None
 
@@ -72,12 +75,21 @@ class KeyMemory:
             if key not in self._users:
                 self._idle[key] = None
                 self._idle.move_to_end(key)
+                self._changed[key] = None
 
     def shrink(self) -> None:
         """Forget idle pieces, the least recently used first, until all fits."""
         room = max(0.0, self.tokens - self.held_tokens) // PIECE_TOKENS
         while len(self._idle) > room:
-            self._idle.popitem(last=False)
+            self._changed[self._idle.popitem(last=False)[0]] = None
+
+    def changes(self) -> tuple[list[bytes], list[bytes]]:
+        """Pieces that are there and that are not, of those that came or went since this was asked last."""
+        there, gone = [], []
+        for key in self._changed:
+            (there if key in self._users or key in self._idle else gone).append(key)
+        self._changed = {}
+        return there, gone
 
     def check(self) -> None:
         """Prove that nothing is both in use and idle, or in use by nobody; AssertionError if it is."""

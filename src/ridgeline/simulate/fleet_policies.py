@@ -35,6 +35,12 @@ class Front(Protocol):
         """It told how it is."""
         ...
 
+    def reported(
+        self, replica_id: str, cached: Sequence[bytes], evicted: Sequence[bytes], as_of: float, now: float
+    ) -> None:
+        """It told what it has cached and evicted since it was asked before; asked at `as_of`."""
+        ...
+
     def arrive(self, arrival: Arrival, now: float) -> list[Placed]:
         """A request comes."""
         ...
@@ -69,12 +75,18 @@ class Front(Protocol):
 
 
 class Ours:
-    """The front door as it is in production."""
+    """The front door as it is in production.
+
+    Args:
+        door: the core.
+        hears_reports: replicas tell it what they have cached and evicted, as ours do.
+    """
 
     at_once = True
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, hears_reports: bool = True) -> None:
         self.door = door
+        self._hears = hears_reports
 
     def joined(self, replica: Replica, now: float) -> list[Placed]:
         """See `Front`."""
@@ -87,6 +99,13 @@ class Ours:
     def told(self, replica_id: str, load: Load, now: float) -> list[Placed]:
         """See `Front`."""
         return _placed(self.door.told(replica_id, load, now))
+
+    def reported(
+        self, replica_id: str, cached: Sequence[bytes], evicted: Sequence[bytes], as_of: float, now: float
+    ) -> None:
+        """See `Front`."""
+        if self._hears:
+            self.door.reported(replica_id, cached, evicted, False, as_of, now)
 
     def arrive(self, arrival: Arrival, now: float) -> list[Placed]:
         """See `Front`."""
@@ -173,6 +192,11 @@ class Simple:
     def told(self, replica_id: str, load: Load, now: float) -> list[Placed]:
         """See `Front`; these count what they send alone."""
         return []
+
+    def reported(
+        self, replica_id: str, cached: Sequence[bytes], evicted: Sequence[bytes], as_of: float, now: float
+    ) -> None:
+        """See `Front`; these guess."""
 
     def arrive(self, arrival: Arrival, now: float) -> list[Placed]:
         """See `Front`."""
