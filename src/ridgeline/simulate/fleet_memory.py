@@ -85,7 +85,8 @@ class KeyMemory:
 
     def changes(self) -> tuple[list[bytes], list[bytes]]:
         """Pieces that are there and that are not, of those that came or went since this was asked last."""
-        there, gone = [], []
+        there: list[bytes] = []
+        gone: list[bytes] = []
         for key in self._changed:
             (there if key in self._users or key in self._idle else gone).append(key)
         self._changed = {}
