@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ridgeline.fleet.config import Cluster, Fleet, FleetError, load_fleet
 from ridgeline.fleet.core.door import Decision, Door
+from ridgeline.fleet.core.rates import first_rate
 from ridgeline.fleet.core.replica import Replica
 from ridgeline.fleet.engines import load_of, started_of
 from ridgeline.fleet.upstream import Fault, Upstream
@@ -41,9 +42,6 @@ MOST_LEASES = 10_000
 
 FILE_SECONDS = 1.0
 """From one look at the file to the next."""
-
-FIRST_RATE = 4000.0
-"""Prompt tokens per second that a replica is believed to compute, until its answers tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,8 @@ class Membership:
         wanted = members_of(fleet)
         clusters = {(region.name, each.name): each for region in fleet.regions for each in region.clusters}
         for replica_id, (member, _) in self._looking.items():
-            if member.leased and clusters.get((member.region, member.cluster.name)) == member.cluster:
+            cluster = clusters.get((member.region, member.cluster.name))
+            if member.leased and cluster is not None and cluster.asked == member.cluster.asked:
                 wanted.setdefault(replica_id, member)
         for replica_id, (member, _) in list(self._looking.items()):
             if wanted.get(replica_id) != member:
@@ -258,7 +257,8 @@ class Membership:
         since = now if self._started else -math.inf
         cluster = member.cluster
         models = frozenset({cluster.model})
-        replica = Replica(member.id, member.region, cluster.name, models, slots, FIRST_RATE, since)
+        rate = first_rate(cluster.model, cluster.hardware)
+        replica = Replica(member.id, member.region, cluster.name, models, slots, rate, since)
         self._act(self._door.joined(replica, now))
 
     def _know_context(self, member: Member, context: int | None) -> None:
