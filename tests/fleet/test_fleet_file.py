@@ -57,7 +57,10 @@ def test_every_key_is_known(tmp_path: Path) -> None:
         (with_cluster(hardware="h1000"), "hardware: hardware 'h1000' is unknown; there is a100-80, h100"),
         (with_cluster(replicas=-1), "replicas: Input should be greater than or equal to 0, and is -1"),
         (with_cluster(replicas=20_000), "replicas: Input should be less than or equal to 10000"),
-        (with_cluster(ray="http://head"), "ray: 'http://head' is no address of a Ray cluster: write auto, or"),
+        (
+            with_cluster(ray="http://head"),
+            "ray: 'http://head' is no address of a Ray cluster: write",
+        ),
         (with_cluster(ray=None), "replicas is for replicas that are placed by Ray: it needs the key ray"),
         (with_cluster(ray=None, replicas=None, serve={"dtype": "auto"}), "serve is for replicas that are"),
         (with_cluster(endpoints=["http://h:1"]), "a cluster has one of both"),
@@ -65,14 +68,17 @@ def test_every_key_is_known(tmp_path: Path) -> None:
         (with_cluster(serve={"max_batch": 4}), "serve: unknown key 'max_batch'; did you mean 'max-batch'?"),
         (with_cluster(serve={"port": 80}), "serve: unknown key 'port'; "),
         (with_cluster(serve={"max-batch": {"a": 1}}), "serve.max-batch"),
-        (with_cluster(serve={"device": "cuda:1"}), "serve.device is 'cuda:1', and which GPU it is is Ray's"),
+        (with_cluster(serve={"device": "cuda:1"}), "serve.device is 'cuda:1', but Ray chooses"),
         (with_cluster(serve={"device": "cpu"}), "a replica on CPUs needs serve.threads"),
         (with_cluster(hardware=None), "a replica on CPUs needs serve.threads"),
         (with_cluster(serve={"model": "x", "random-weights": "/x.json"}), "serve.model and random-weights"),
         (with_cluster(served_as="a/b", serve={"model": "x"}), "serve.model and a name with a slash, 'a/b'"),
         (WHOLE.replace("gbps: 10", "gbps: 0"), "links.0.gbps: Input should be greater than 0"),
         (WHOLE.replace("gbps", "gpbs"), "unknown key 'gpbs'; did you mean 'gbps'?"),
-        (WHOLE.replace("[interactive, batch]", "[batch]"), "the classes are [interactive, batch], not [batch]"),
+        (
+            WHOLE.replace("[interactive, batch]", "[batch]"),
+            "the classes are [interactive, batch], not [",
+        ),
     ],
 )
 def test_what_it_may_not_hold_is_named(text: str, sentence: str, tmp_path: Path) -> None:
@@ -109,5 +115,6 @@ def test_serve_takes_the_options_of_serve_that_replicas_have_in_common() -> None
 
 def test_a_known_model_on_known_hardware_is_believed_to_be_as_fast_as_it_is() -> None:
     assert first_rate("smollm2-135m", None) == first_rate("unknown", "h100") == FIRST_RATE
-    assert first_rate("qwen3-8b", "cpu") < 100 < 10_000 < first_rate("qwen3-8b", "h100")
-    assert first_rate("qwen3-8b", "h100") < first_rate("qwen3-8b", "b200")
+    rates = [first_rate("qwen3-8b", hardware) for hardware in ("cpu", "h100", "b200")]
+    assert rates == sorted(rates)
+    assert rates[0] < 100 and rates[1] > 10_000

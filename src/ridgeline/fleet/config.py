@@ -144,9 +144,9 @@ class Cluster(_Strict):
             other = "random-weights" if "random-weights" in self.serve else f"a name with a slash, '{name}'"
             raise ValueError(f"serve.model and {other}: there can be one of both")
         if self.device.startswith("cuda:"):
-            raise ValueError(f"serve.device is '{self.device}', and which GPU it is is Ray's choice: write cuda")
+            raise ValueError(f"serve.device is '{self.device}', but Ray chooses the GPU: write cuda")
         if self.device == "cpu" and "threads" not in self.serve:
-            raise ValueError("a replica on CPUs needs serve.threads: how many of a machine's cores is it to have?")
+            raise ValueError("a replica on CPUs needs serve.threads: how many cores is it to have?")
         return self
 
     @field_validator("endpoints")
@@ -272,3 +272,12 @@ def load_fleet(path: Path) -> Fleet:
         if first["type"] != "value_error" and isinstance(value, bool | int | float | str):
             reason += f", and is {value!r}"
         raise FleetError(f"{path}: {where}: {reason}") from error
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """Changes when the file does; None while it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino

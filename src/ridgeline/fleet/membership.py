@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 from pydantic import ValidationError
 
-from ridgeline.fleet.config import Cluster, Fleet, FleetError, load_fleet
+from ridgeline.fleet.config import Cluster, Fleet, FleetError, load_fleet, version_of
 from ridgeline.fleet.core.door import Decision, Door
 from ridgeline.fleet.core.rates import first_rate
 from ridgeline.fleet.core.replica import Replica
@@ -193,10 +193,10 @@ class Membership:
 
     async def follow(self, path: Path) -> None:
         """Read the file again whenever it changes; a wrong one is told and the old one kept."""
-        known = _version(path)
+        known = version_of(path)
         while True:
             await asyncio.sleep(FILE_SECONDS)
-            version = _version(path)
+            version = version_of(path)
             if version == known or version is None:
                 continue
             known = version
@@ -286,12 +286,3 @@ class Membership:
 def _id(cluster: Cluster, url: str) -> str:
     """The cluster's name, and where it answers."""
     return f"{cluster.name}/{url.rstrip('/').removesuffix('/v1').partition('://')[2]}"
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    """Changes when the file does; None while it is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
