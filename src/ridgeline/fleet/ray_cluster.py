@@ -49,12 +49,14 @@ class RayCluster:
             if name not in self._asked:
                 with contextlib.suppress(ValueError):  # it has gone since
                     self._asked[name] = ray.get_actor(name).report.remote()
-        asked = {name: self._asked[name] for name in names if name in self._asked}
+        asked = {name: ref for name, ref in self._asked.items() if name.startswith(prefix)}
         refs = list(asked.values())
         answered = set(ray.wait(refs, num_returns=len(refs), timeout=ANSWER_SECONDS)[0]) if refs else set()
         # Who has not answered is not asked again, but looked at again.
-        self._asked = {name: ref for name, ref in asked.items() if ref not in answered}
-        return {name: self._report(ref) if ref in answered else None for name, ref in asked.items()}
+        self._asked = {name: ref for name, ref in self._asked.items() if ref not in answered}
+        told = {name: _report_of(ref) if ref in answered else None for name, ref in asked.items()}
+        # One that is not there any more is told once, with what Ray knows of its end.
+        return {name: report for name, report in told.items() if name in names or report is not None}
 
     def start(self, name: str, settings: Settings, needs: Needs) -> None:
         """Place a replica, unless one of that name is there. Does not wait for it."""
@@ -67,7 +69,8 @@ class RayCluster:
             num_gpus=needs.gpus,
             scheduling_strategy="SPREAD",
         )
-        actor.remote(settings)
+        # What becomes of it is known by this question also where it cannot even begin.
+        self._asked[name] = actor.remote(settings).report.remote()
 
     def stop(self, name: str) -> None:
         """Let it end its answers, and then itself. Does not wait for it."""
@@ -76,12 +79,20 @@ class RayCluster:
 
     def remove(self, name: str) -> None:
         """Take it away, whatever it is at."""
+        self._asked.pop(name, None)
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name), no_restart=True)
 
-    def _report(self, ref: Any) -> Report | None:
-        try:
-            found: Report = ray.get(ref)
-        except ray.exceptions.RayError:
-            return None  # its machine is lost, or it is being started again
-        return found
+
+def _report_of(ref: Any) -> Report | None:
+    try:
+        found: Report = ray.get(ref)
+    except ray.exceptions.ActorDiedError as error:
+        return Report("ended", "", why=_last_line(str(error)))
+    except ray.exceptions.RayError:
+        return None  # its machine is lost, or it is being started again
+    return found
+
+
+def _last_line(text: str) -> str:
+    return [line.strip() for line in text.splitlines() if line.strip()][-1][:300] if text.strip() else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ridgeline.fleet.config import Cluster, Fleet, FleetError, load_fleet, version_of
-from ridgeline.fleet.core.placing import Present, Remove, Start, Stop, Wanted, decide, is_done
+from ridgeline.fleet.core.placing import Present, Remove, Start, Stop, Wanted, decide, is_done, pause_seconds
 from ridgeline.fleet.keeper import Report, Settings
 from ridgeline.fleet.ray_process import Needs, RayLost
 
@@ -154,6 +154,7 @@ class Supervisor:
         self.seen: dict[str, Seen] = {}
         self._connect = connect
         self._ray: Ray | None = None
+        self._starts: dict[int, tuple[int, float]] = {}  # by place: in a row in vain, and when is the next
 
     def look(self, now: float) -> None:
         """See which replicas are there. Raises RayLost."""
@@ -171,6 +172,8 @@ class Supervisor:
             known = before.get(name)
             since = known.present.since if known is not None and known.present.state == state else now
             self.seen[name] = Seen(Present(int(place), settings, state, since), report)
+            if state == "ready":
+                self._starts.pop(int(place), None)
             self._tell(known, self.seen[name])
         for name in before.keys() - self.seen.keys():
             logger.info("%s is gone", self._label(before[name].present))
@@ -182,7 +185,7 @@ class Supervisor:
         try:
             for action in decide(wish.wanted, [each.present for each in self.seen.values()], now):
                 match action:
-                    case Start(place):
+                    case Start(place) if self._may_start(place, now):
                         folder = f"{wish.cluster.replace('/', '_')}-{place}"
                         settings = replace(wish.settings, folder=folder)
                         self._ray.start(wish.name(place, wish.wanted.settings), settings, wish.needs)
@@ -193,6 +196,14 @@ class Supervisor:
         except RayLost:
             self.close()
             raise
+
+    def _may_start(self, place: int, now: float) -> bool:
+        """What ends as soon as it is placed is placed again after pauses that grow."""
+        times, until = self._starts.get(place, (0, now))
+        if now < until:
+            return False
+        self._starts[place] = times + 1, now + pause_seconds(times + 1)
+        return True
 
     def is_done(self, now: float) -> bool:
         """Whether all was as wished at the last look."""
@@ -224,6 +235,8 @@ class Supervisor:
                 logger.info("%s is being placed, or waits for room", self._label(now.present))
             case "ready" if report is not None:
                 logger.info("%s is ready at %s", self._label(now.present), report.url)
+            case "ended" if report is not None and report.why:
+                logger.error("%s has ended: %s", self._label(now.present), report.why)
             case _:
                 logger.info("%s is %s", self._label(now.present), state)
 
