@@ -74,7 +74,8 @@ def up(
     def read(fleet: "Fleet") -> "Wish":
         return _checked(fleet, cluster, front_doors, fleet_token)
 
-    with _supervised(file, cluster, front_doors, fleet_token) as supervisor:
+    leaving = "Ended. The replicas stay; ridgeline cluster down ends them."
+    with _supervised(file, cluster, front_doors, fleet_token, leaving) as supervisor:
         follow = FollowedFile(file, supervisor.wish, read)
         if not keep(supervisor, follow, wait if once else None):
             raise CommandFailed(f"not all replicas are ready after {wait:g} s: {_troubles(supervisor)}")
@@ -147,7 +148,7 @@ def status(file: File, cluster: Name, config: Config = None, as_json: Json = Fal
 
 @contextmanager
 def _supervised(
-    file: Path, cluster: str, front_doors: list[str], token: str | None
+    file: Path, cluster: str, front_doors: list[str], token: str | None, leaving: str = "Interrupted."
 ) -> "Iterator[Supervisor]":
     """What all commands have in common; every known trouble becomes one sentence."""
     from ridgeline.fleet.config import FleetError, load_fleet
@@ -167,7 +168,7 @@ def _supervised(
     except RayLost as error:
         raise CommandFailed(f"Ray at {wish.address} does not answer: {error}") from error
     except KeyboardInterrupt:
-        typer.echo("Ended. The replicas stay; ridgeline cluster down ends them.", err=True)
+        typer.echo(leaving, err=True)
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)

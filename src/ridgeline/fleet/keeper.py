@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import IO
 
-from ridgeline.fleet.core.placing import STEADY_SECONDS, State, pause_seconds
+from ridgeline.fleet.core.placing import FIRST_PAUSE_SECONDS, STEADY_SECONDS, State, pause_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +109,11 @@ class Keeper:
     def _run(self) -> None:
         try:
             self._keep()
-            self._told(state="ended", pid=0)
+            self._told(state="ended", pid=0, why="")
         except BaseException:
             logger.exception("the replica is not kept any more")
-            os._exit(1)  # who watches this process starts it again
+            time.sleep(FIRST_PAUSE_SECONDS)
+            os._exit(1)  # who watches this process starts it again, and at once
 
     def _keep(self) -> None:
         failures = 0

@@ -6,18 +6,24 @@ supervisor -- (method, arguments) --> RayCluster
 
 import contextlib
 import importlib.util
+import logging
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from ridgeline.fleet.keeper import Report, Settings
 
+logger = logging.getLogger(__name__)
+
 CONNECT_SECONDS = 30.0
 ANSWER_SECONDS = 15.0
+REACH_SECONDS = 3.0
 
 GIVE_UP_SECONDS = "5"
 """A process that cannot reach the head of its Ray cluster for so long ends itself."""
@@ -47,20 +53,23 @@ class RayProcess:
 
     Raises:
         RayMissing: it is not installed.
+        RayLost: there is no cluster.
     """
 
     def __init__(self, address: str) -> None:
         if importlib.util.find_spec("ray") is None:
             raise RayMissing("Ray is not installed here: pip install 'ridgeline[ray]'")
+        _reach(address)
         # Not forked: a fresh interpreter has none of this one's threads, and Ray has many.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, address), daemon=True)
+        talks = logger.isEnabledFor(logging.DEBUG)
+        self._process = context.Process(target=_work, args=(theirs, address, talks), daemon=True)
         self._process.start()
         theirs.close()
         try:
             self._answer(CONNECT_SECONDS)
-        except RayLost:
+        except BaseException:
             self.close()
             raise
 
@@ -106,8 +115,24 @@ class RayProcess:
         return answer
 
 
-def _work(pipe: Connection, address: str) -> None:
+def _reach(address: str) -> None:
+    """Raises RayLost where nobody listens; Ray itself would try that for a quarter of a minute."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RayLost(f"no head of a cluster listens there ({error})") from error
+
+
+def _work(pipe: Connection, address: str, talks: bool) -> None:
     """Runs in the process, until the other end of the pipe is closed."""
+    if not talks:
+        # Ray prints pages of its own state whenever it loses something, also at its quietest level.
+        with Path(os.devnull).open("w") as nowhere:
+            for stream in (1, 2):
+                os.dup2(nowhere.fileno(), stream)
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", GIVE_UP_SECONDS)
     # Ctrl-C is for the supervisor, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
