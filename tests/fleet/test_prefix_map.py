@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ridgeline.fleet.core.keys import prefix_keys
 from ridgeline.fleet.core.prefix_map import LEAST_KEYS, PrefixMap
+from ridgeline.protocol.prefix_keys import prefix_keys
 
 CHAINS = [tuple(bytes([chain, depth]) for depth in range(6)) for chain in range(4)]
 for chain in CHAINS[1:]:

@@ -31,6 +31,12 @@ def replica(name: str, region: str, **more: Any) -> dict[str, Any]:
     } | more
 
 
+def cluster(name: str, engine: str, **more: Any) -> dict[str, Any]:
+    """One that registers or is listed, unless told otherwise."""
+    plain = {"model": "qwen3-8b", "hardware": None, "replicas_on_ray": None}
+    return {"name": name, "engine": engine, **plain} | more
+
+
 def placement(request: str, to: str, why: str, **more: Any) -> dict[str, Any]:
     """One that is over, unless told otherwise."""
     return {
@@ -61,12 +67,12 @@ def status() -> dict[str, Any]:
             {
                 "name": "us",
                 "round_trip_seconds": 0.0,
-                "clusters": [{"name": "us-a", "model": "qwen3-8b", "engine": "ridgeline"}],
+                "clusters": [cluster("us-a", "ridgeline", hardware="h100", replicas_on_ray=4)],
             },
             {
                 "name": "eu",
                 "round_trip_seconds": 0.08,
-                "clusters": [{"name": "eu-a", "model": "qwen3-8b", "engine": "vllm"}],
+                "clusters": [cluster("eu-a", "vllm")],
             },
             {"name": "asia", "round_trip_seconds": None, "clusters": []},
         ],

@@ -16,13 +16,15 @@ def fleet() -> Fleet:
     def cluster(name: str, engine: str, endpoints: tuple[str, ...]) -> dict[str, object]:
         return {"name": name, "model": "m", "engine": engine, "endpoints": endpoints}
 
+    on_ray = {"name": "asia-a", "model": "m", "hardware": "H100", "ray": "auto", "replicas": 4}
+
     return Fleet.model_validate(
         {
             "models": [{"name": "m"}],
             "regions": [
                 {"name": "us", "clusters": [cluster("us-a", "ridgeline", (NOWHERE,))]},
                 {"name": "eu", "clusters": [cluster("eu-a", "llama.cpp", ())]},
-                {"name": "asia"},
+                {"name": "asia", "clusters": [on_ray]},
             ],
             "links": [{"between": ["us", "eu"], "rtt_ms": 80}],
         }
@@ -44,7 +46,10 @@ async def test_what_the_page_needs_is_told() -> None:
     regions, replicas = told["regions"], told["replicas"]
     assert isinstance(regions, list) and isinstance(replicas, list)
     assert [each["round_trip_seconds"] for each in regions] == [0.0, 0.08, None]
-    assert regions[1]["clusters"] == [{"name": "eu-a", "model": "m", "engine": "llama.cpp"}]
+    plain = {"model": "m", "hardware": None, "replicas_on_ray": None}
+    assert regions[1]["clusters"] == [{**plain, "name": "eu-a", "engine": "llama.cpp"}]
+    on_ray = {"model": "m", "hardware": "h100", "replicas_on_ray": 4}
+    assert regions[2]["clusters"] == [{**on_ray, "name": "asia-a", "engine": "ridgeline"}]
     us, eu = replicas
     assert us["kv_told"] and us["kv_held"] == 0.4 and us["kv_tokens"] == 1000
     assert not eu["kv_told"]  # llama.cpp has no such metric
@@ -54,4 +59,5 @@ async def test_what_the_page_needs_is_told() -> None:
     assert told["placements"] == []
     sample = fleet_told.status()
     assert told.keys() == sample.keys()
+    assert regions[0]["clusters"][0].keys() == sample["regions"][0]["clusters"][0].keys()
     assert us.keys() == sample["replicas"][0].keys()

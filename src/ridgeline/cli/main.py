@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import ridgeline
-from ridgeline.cli import bench, chat, demo, explain, fleet, models, pull, replay, rewind, serve, top
+from ridgeline.cli import bench, chat, cluster, demo, explain, fleet, models, pull, replay, rewind, serve, top
 from ridgeline.cli.errors import CommandFailed
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command(name="explain")(explain.explain)
 app.command(name="bench")(bench.bench)
 app.add_typer(demo.app, name="demo")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(cluster.app, name="cluster")
 app.command(name="replay")(replay.replay)
 app.command(name="rewind")(rewind.rewind)
 

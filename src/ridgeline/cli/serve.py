@@ -37,7 +37,7 @@ def check_device(device: str) -> str:
     return device
 
 
-def _check_dtype(device: str, dtype: str) -> None:
+def check_dtype(device: str, dtype: str) -> None:
     """Refuse what the device cannot compute in: for real ones, what their executors can."""
     known = ["float32", "bfloat16"]
     kind, _, name = device.partition(":")
@@ -279,7 +279,7 @@ def serve(
       ridgeline serve --register http://10.0.0.1:8000 --region us-east --cluster us-east-a
     """
     joining = joining_of(register, region, cluster, advertise, fleet_token)
-    _check_dtype(device, dtype)
+    check_dtype(device, dtype)
     if kv_disk_dir is not None and kv_disk is None:
         raise typer.BadParameter(
             "--kv-disk-dir says where, and --kv-disk how much: without it nothing is kept"

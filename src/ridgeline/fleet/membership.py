@@ -14,8 +14,9 @@ from pathlib import Path
 import aiohttp
 from pydantic import ValidationError
 
-from ridgeline.fleet.config import Cluster, Fleet, FleetError, load_fleet
+from ridgeline.fleet.config import Cluster, Fleet, FleetError, load_fleet, version_of
 from ridgeline.fleet.core.door import Decision, Door
+from ridgeline.fleet.core.rates import first_rate
 from ridgeline.fleet.core.replica import Replica
 from ridgeline.fleet.engines import load_of, started_of
 from ridgeline.fleet.reports import Reports
@@ -43,9 +44,6 @@ MOST_LEASES = 10_000
 
 FILE_SECONDS = 1.0
 """From one look at the file to the next."""
-
-FIRST_RATE = 4000.0
-"""Prompt tokens per second that a replica is believed to compute, until its answers tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,8 @@ class Membership:
         wanted = members_of(fleet)
         clusters = {(region.name, each.name): each for region in fleet.regions for each in region.clusters}
         for replica_id, (member, _) in self._looking.items():
-            if member.leased and clusters.get((member.region, member.cluster.name)) == member.cluster:
+            cluster = clusters.get((member.region, member.cluster.name))
+            if member.leased and cluster is not None and cluster.asked == member.cluster.asked:
                 wanted.setdefault(replica_id, member)
         for replica_id, (member, _) in list(self._looking.items()):
             if wanted.get(replica_id) != member:
@@ -199,10 +198,10 @@ class Membership:
 
     async def follow(self, path: Path) -> None:
         """Read the file again whenever it changes; a wrong one is told and the old one kept."""
-        known = _version(path)
+        known = version_of(path)
         while True:
             await asyncio.sleep(FILE_SECONDS)
-            version = _version(path)
+            version = version_of(path)
             if version == known or version is None:
                 continue
             known = version
@@ -267,7 +266,8 @@ class Membership:
         since = now if self._started else -math.inf
         cluster = member.cluster
         models = frozenset({cluster.model})
-        replica = Replica(member.id, member.region, cluster.name, models, slots, FIRST_RATE, since)
+        rate = first_rate(cluster.model, cluster.hardware)
+        replica = Replica(member.id, member.region, cluster.name, models, slots, rate, since)
         self._act(self._door.joined(replica, now))
 
     def _know_context(self, member: Member, context: int | None) -> None:
@@ -295,12 +295,3 @@ class Membership:
 def _id(cluster: Cluster, url: str) -> str:
     """The cluster's name, and where it answers."""
     return f"{cluster.name}/{url.rstrip('/').removesuffix('/v1').partition('://')[2]}"
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    """Changes when the file does; None while it is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino

@@ -11,6 +11,8 @@ SERVED_MODEL = "x-served-model"
 
 PRIORITY_INTERACTIVE = 0
 PRIORITY_BATCH = 10
+PRIORITIES = {"interactive": PRIORITY_INTERACTIVE, "batch": PRIORITY_BATCH}
+"""By name, the most urgent first."""
 
 
 @dataclass(frozen=True, slots=True)

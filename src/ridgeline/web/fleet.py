@@ -137,7 +137,13 @@ def _regions(front_door: FrontDoor) -> list[dict[str, object]]:
                 "name": region.name,
                 "round_trip_seconds": 0.0 if region.name == here else round_trips.get((first, second)),
                 "clusters": [
-                    {"name": each.name, "model": each.model, "engine": each.engine}
+                    {
+                        "name": each.name,
+                        "model": each.model,
+                        "engine": each.engine,
+                        "hardware": each.hardware,
+                        "replicas_on_ray": None if each.ray is None else each.replicas,
+                    }
                     for each in region.clusters
                 ],
             }

@@ -66,7 +66,8 @@ export const text = {
     away: (trip) => (trip === null ? 'the file names no link from here: the way counts as nothing' : `${seconds(trip)} from here and back`),
     noClusters: 'No cluster is in this region.',
     empty: 'No replica is in this cluster.',
-    cluster: ({ model, engine }, size) => `${model} on ${engine} · ${plural(size, 'replica', 'replicas')}`,
+    cluster: ({ model, engine, hardware, replicas_on_ray: wanted }, size) =>
+      `${model} on ${engine}${hardware ? `, ${hardware}` : ''} · ${plural(size, 'replica', 'replicas')}${wanted === null ? '' : `, Ray is to keep ${wanted}`}`,
     batch: (running, slots) => `batch ${count(running)} of ${count(slots)}`,
     states: {
       up: 'up',
