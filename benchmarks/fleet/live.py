@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from doors import Contender, free_port, ours, pinned, sglang_router, until_ready
+from doors import Contender, end_tidily, free_port, ours, pinned, sglang_router, until_ready
 from ordeal import SIM
 
 SYSTEM_PROMPTS = 20
@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--only", help="doors with this in their names")
     parser.add_argument("--json", type=Path, help="where the result goes as well")
     options = parser.parse_args()
+    end_tidily()
 
     def ridgeline(replicas: Any, port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
         return ours(replicas, port, folder, slots=128, max_wait_seconds=FIRST_SECONDS)

@@ -15,7 +15,17 @@ import time
 from pathlib import Path
 
 import uvloop
-from doors import DOOR_CORE, OTHER_CORE, fake_replicas, free_port, messages, ours, pinned, until_ready
+from doors import (
+    DOOR_CORE,
+    OTHER_CORE,
+    end_tidily,
+    fake_replicas,
+    free_port,
+    messages,
+    ours,
+    pinned,
+    until_ready,
+)
 from wire import Client, Seen
 
 REPLICAS = 8
@@ -43,6 +53,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=15.0)
     options = parser.parse_args()
+    end_tidily()
     os.sched_setaffinity(0, {OTHER_CORE})
     with tempfile.TemporaryDirectory() as name, fake_replicas(REPLICAS, "--slots", "1") as ports:
         folder, port = Path(name), free_port()
