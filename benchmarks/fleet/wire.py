@@ -144,7 +144,13 @@ class Client:
             while time.monotonic() < end:
                 await self._one(seen, begin, end)
 
-        await asyncio.wait_for(asyncio.gather(*map(user, range(users))), warm_up + seconds + DRAIN_SECONDS)
+        asking = [asyncio.create_task(user(number)) for number in range(users)]
+        try:
+            _, left = await asyncio.wait(asking, timeout=warm_up + seconds + DRAIN_SECONDS)
+            seen.failed += len(left)
+        finally:
+            for each in asking:
+                each.cancel()
         return seen
 
     async def open(
