@@ -32,6 +32,7 @@ async def test_full_is_still_ready(http, fake):
 async def test_load_balancers_may_ask_with_head(http):
     assert (await http.head("/health/live")).status_code == 200
     assert (await http.head("/health/ready")).status_code == 200
+    assert (await http.head("/health")).status_code == 200
 
 
 async def test_metrics_are_prometheus_text(http, app):
