@@ -1,7 +1,9 @@
 """Workloads, traces and ramps put on a server whose answers are known, and the page made of them."""
 
+import asyncio
 import json
 import re
+import types
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,9 @@ async def test_pauses_are_waited_for() -> None:
                 runner = Runner(session, url, {"model": "fake"}, iter(chats), clock=lambda: now)
                 patch.setattr(runner, "_watch_loop", lambda delays: sleep(0))
                 with pytest.MonkeyPatch.context() as inner:
-                    inner.setattr("ridgeline.bench.runner.asyncio.sleep", sleep)
+                    # For the runner alone: servers of other tests sleep in this process, too.
+                    its_asyncio = types.SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
+                    inner.setattr("ridgeline.bench.runner.asyncio", its_asyncio)
                     await runner.run(load, arrivals)
 
             await run(Load(conversations=2, concurrency=1))
