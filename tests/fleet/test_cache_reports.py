@@ -56,23 +56,27 @@ def test_a_conversation_that_was_evicted_goes_to_who_is_idle(
     names = {f"us-a/127.0.0.1:{each.port}": each for each in (cramped, roomy)}
     home, other = names
     subjects = ["rivers", "bridges", "clocks", "letters", "gardens", "lamps"]
+    pieces = len(about("rivers")) // 256
     with front_door(fleet, tmp_path / "door") as door:
         change(door, home, "cordon")
-        for subject in subjects[:3]:  # so that both are known to be as fast
-            ask(door, about(f"other {subject}"))
+        for number in range(8):  # so that both have shown how fast they are, by as many answers
+            ask(door, about(f"other {number}"))
+        until(lambda: unlearned(door) >= 5 * pieces)
+        before = unlearned(door)
         change(door, home, "uncordon")
         change(door, other, "cordon")
         for subject in subjects:
             assert ask(door, about(subject))["replica"] == home
-        until(lambda: unlearned(door) >= 3 * len(about("rivers")) // 256)
+        until(lambda: unlearned(door) >= before + 3 * pieces)
         change(door, other, "uncordon")
         running = door.stream(
-            messages=[{"role": "user", "content": about(subjects[-1])}], max_tokens=600, ignore_eos=True
+            messages=[{"role": "user", "content": about(subjects[-1])}], max_tokens=1500, ignore_eos=True
         )
         next(running)
         assert door.get("/fleet/status")[1]["placements"][0]["replica"] == home
         kept = ask(door, about(subjects[-1]))
         assert kept["replica"] == home and kept["found_tokens"] >= kept["cached_tokens"] > 1000
         gone = ask(door, about(subjects[0]))
+        assert door.get("/metrics")[1].count(f'ridgeline_fleet_replica_running{{replica="{home}"}} 1.0') == 1
         assert (gone["replica"], gone["cached_tokens"], gone["found_tokens"]) == (other, 0, 0)
         running.close()
