@@ -186,7 +186,7 @@ def test_a_large_cluster_is_drawn_when_it_is_opened(open_fleet: OpenPage, told: 
     told["replicas"][7]["state"] = "cordoned"
     page = open_fleet()
     summary = page.locator("summary", has=page.get_by_role("heading", name="us-a"))
-    expect(summary).to_contain_text("200 replicas · batch 1,000 of 3,200")
+    expect(summary).to_contain_text("200 replicas, Ray is to keep 4 · batch 1,000 of 3,200")
     expect(summary.locator(".tag")).to_have_text("1 cordoned")
     expect(page.locator("li.replica")).to_have_count(1)  # the one in eu that does not answer
     summary.focus()
