@@ -16,39 +16,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from policies import FIRST_SECONDS, GAP_SECONDS, places, traffic
+
 from ridgeline.fleet.core.door import Door
-from ridgeline.roofline import find_hardware, find_shape
 from ridgeline.simulate.fleet import FleetSimulation
-from ridgeline.simulate.fleet_load import Home, Traffic
 from ridgeline.simulate.fleet_policies import Ours
-from ridgeline.simulate.fleet_replica import Machine
-from ridgeline.simulate.fleet_run import Place
 
 REPLICAS = 4
-FIRST_SECONDS, GAP_SECONDS = 1.0, 0.05
 
 
 def measured(doors: int, load: float, seconds: float, seed: int, reports: bool) -> dict[str, float]:
     """One run: good and cached shares, and tokens per request that were believed cached and were not."""
-    machine = Machine(find_shape("llama-3.1-8b"), find_hardware("h100"), "bfloat16", 128, 100_000)
     regions = [f"door{number}" for number in range(doors)]
-    traffic = Traffic(
-        conversations_per_second=load * REPLICAS,
-        seconds=seconds,
-        system_tokens=2048,
-        turns=6.0,
-        question_tokens=250,
-        answer_tokens=250,
-        think_seconds=30.0,
-        homes=tuple(Home(region) for region in regions),
-    )
     cores = [
         Door(region, {}, max_wait_seconds=FIRST_SECONDS, rng=random.Random(10 * seed + number))
         for number, region in enumerate(regions)
     ]
     fronts = {door.region: Ours(door, hears_reports=reports) for door in cores}
-    places = [Place(f"r{number}", "us", machine) for number in range(REPLICAS)]
-    run = FleetSimulation(fronts, places, traffic, seed).run()
+    asked = traffic(load * REPLICAS, seconds, "much", regions)
+    run = FleetSimulation(fronts, places(REPLICAS, "short"), asked, seed).run()
     requests = len(run.outcomes)
     return {
         "good": run.good(FIRST_SECONDS, GAP_SECONDS) / requests,

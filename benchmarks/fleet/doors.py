@@ -20,7 +20,6 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from parts import RIDGELINE, free_port
 from wire import Client, Seen
 
 PACKAGES = {"sglang-router": "sglang-router==0.3.2", "litellm": "litellm[proxy]==1.108.7"}
@@ -78,14 +78,7 @@ def ours(
     fleet = {"models": [{"name": "m"}], "regions": regions, "capacity": capacity}
     file = folder / "fleet.yaml"
     file.write_text(json.dumps(fleet))  # JSON is YAML
-    program = [
-        sys.executable,
-        "-c",
-        "from ridgeline.cli.main import main; main()",
-        "fleet",
-        "serve",
-        str(file),
-    ]
+    program = [*RIDGELINE, "fleet", "serve", str(file)]
     return [*program, "--port", str(port), "--data-dir", str(folder / "data"), "--log-level", "warning"], {}
 
 
@@ -128,13 +121,6 @@ def litellm(peers: Path) -> Contender:
         return [*program, "--port", str(port), "--num_workers", "1"], environment
 
     return Contender("LiteLLM", command)
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def install(folder: Path) -> None:

@@ -11,10 +11,8 @@ requests are not good. Ours is told to keep nobody waiting for longer than a sec
 
 import argparse
 import asyncio
-import contextlib
 import json
 import random
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from doors import Contender, end_tidily, free_port, ours, pinned, sglang_router, until_ready
-from ordeal import SIM
+from doors import Contender, end_tidily, ours, pinned, sglang_router, until_ready
+from parts import RIDGELINE, SIM, free_port
+from wire import percentile
 
 SYSTEM_PROMPTS = 20
 FIRST_SECONDS, GAP_SECONDS = 1.0, 0.05
@@ -55,17 +54,12 @@ class Seen:
             "good": self.good / max(1, asked),
             "refused": self.refused / max(1, asked),
             "cached": self.cached_tokens / max(1, self.prompt_tokens),
-            "first_token_p50": share(self.firsts, 0.5),
-            "first_token_p95": share(self.firsts, 0.95),
-            "gap_p50_ms": 1000 * share(self.gaps, 0.5),
-            "gap_p95_ms": 1000 * share(self.gaps, 0.95),
+            "first_token_p50": percentile(self.firsts, 0.5),
+            "first_token_p95": percentile(self.firsts, 0.95),
+            "gap_p50_ms": 1000 * percentile(self.gaps, 0.5),
+            "gap_p95_ms": 1000 * percentile(self.gaps, 0.95),
             "failed": dict(self.failed),
         }
-
-
-def share(values: list[float], part: float) -> float:
-    """A percentile; infinite where there are none."""
-    return sorted(values)[int(len(values) * part)] if values else float("inf")
 
 
 @dataclass(slots=True)
@@ -159,19 +153,19 @@ async def press(port: int, options: argparse.Namespace) -> Seen:
     seen, rng = Seen(), random.Random(options.seed)
     begun = time.monotonic()
     until = begun + options.warm_up + options.seconds
-    url, open_ones = f"http://127.0.0.1:{port}/v1/chat/completions", set()
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
     timeout = aiohttp.ClientTimeout(total=120)
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+    async with (
+        aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+        asyncio.TaskGroup() as conversations,
+    ):
         number, due = 0, begun
         while (due := due + rng.expovariate(options.rate)) < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             number += 1
             each = converse(session, url, options.seed * 1_000_000 + number, options, seen, until)
-            task = asyncio.create_task(each)
-            open_ones.add(task)
-            task.add_done_callback(open_ones.discard)
-        await asyncio.wait(open_ones)
+            conversations.create_task(each)
     return seen
 
 
@@ -180,7 +174,7 @@ def one(contender: Contender, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="live-") as name, ExitStack() as stack:
         folder, ports = Path(name), [free_port() for _ in range(options.replicas)]
         (folder / "m.json").write_text(json.dumps(SIM))
-        program = [sys.executable, "-c", "from ridgeline.cli.main import main; main()", "serve"]
+        program = [*RIDGELINE, "serve"]
         program += ["--random-weights", str(folder / "m.json"), "--device", f"simulated:{options.hardware}"]
         program += ["--kv-memory", options.kv_memory, "--max-batch", "128", "--log-level", "warning"]
         for port in ports:
@@ -233,9 +227,9 @@ def main() -> None:
             print(f"{contender.name:30} {short} {told['failed'] or ''}", flush=True)
     settings = {name: value for name, value in vars(options).items() if not isinstance(value, Path | None)}
     result = {"benchmark": "fleet_live", "settings": settings, "doors": found}
-    with contextlib.suppress(KeyError, ZeroDivisionError):
-        others = [each["good"] for name, each in found.items() if name != "Ridgeline"]
-        result["to_the_best_other"] = found["Ridgeline"]["good"] / max(others, default=0.0)
+    others = [each["good"] for name, each in found.items() if name != "Ridgeline"]
+    if "Ridgeline" in found and max(others, default=0.0):
+        result["to_the_best_other"] = found["Ridgeline"]["good"] / max(others)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))

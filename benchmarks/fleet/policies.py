@@ -16,7 +16,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 from ridgeline.fleet.core.door import Door
 from ridgeline.roofline import find_hardware, find_shape
 from ridgeline.simulate.fleet import FleetSimulation
-from ridgeline.simulate.fleet_load import PIECE_TOKENS, Traffic
+from ridgeline.simulate.fleet_load import PIECE_TOKENS, Home, Traffic
 from ridgeline.simulate.fleet_policies import (
     BoundedHashing,
     CacheAware,
@@ -88,22 +88,33 @@ def front(name: str, cell: Cell, seed: int) -> Front:
     return kinds[name](rng)
 
 
-def simulated(name: str, cell: Cell, seconds: float, seed: int) -> Run:
-    """One run of one policy."""
-    machine = Machine(
-        find_shape("llama-3.1-8b"), find_hardware("h100"), "bfloat16", SLOTS, ROOMS[cell.memory]
-    )
-    places = [Place(f"r{number}", "us", machine) for number in range(cell.replicas)]
-    traffic = Traffic(
-        conversations_per_second=cell.traffic_per_second,
+def places(replicas: int, memory: str) -> list[Place]:
+    """Replicas of one region."""
+    machine = Machine(find_shape("llama-3.1-8b"), find_hardware("h100"), "bfloat16", SLOTS, ROOMS[memory])
+    return [Place(f"r{number}", "us", machine) for number in range(replicas)]
+
+
+def traffic(
+    conversations_per_second: float, seconds: float, shared: str, homes: Sequence[str] = ("us",)
+) -> Traffic:
+    """Conversations that come to the front doors of these regions."""
+    return Traffic(
+        conversations_per_second=conversations_per_second,
         seconds=seconds,
-        system_tokens=SHARING[cell.shared],
+        system_tokens=SHARING[shared],
         turns=6.0,
         question_tokens=250,
         answer_tokens=250,
         think_seconds=30.0,
+        homes=tuple(Home(region) for region in homes),
     )
-    return FleetSimulation({"us": front(name, cell, seed)}, places, traffic, seed).run()
+
+
+def simulated(name: str, cell: Cell, seconds: float, seed: int) -> Run:
+    """One run of one policy."""
+    load = traffic(cell.traffic_per_second, seconds, cell.shared)
+    fronts = {"us": front(name, cell, seed)}
+    return FleetSimulation(fronts, places(cell.replicas, cell.memory), load, seed).run()
 
 
 def measured(work: tuple[str, Cell, float, int]) -> dict[str, float]:

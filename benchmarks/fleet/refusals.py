@@ -20,12 +20,12 @@ from doors import (
     OTHER_CORE,
     end_tidily,
     fake_replicas,
-    free_port,
     messages,
     ours,
     pinned,
     until_ready,
 )
+from parts import free_port
 from wire import Client, Seen
 
 REPLICAS = 8

@@ -15,6 +15,12 @@ _STAMP = re.compile(rb"t(\d{9,20}) ")
 DRAIN_SECONDS = 30.0
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """Infinite if there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("inf")
+
+
 @dataclass(slots=True)
 class Seen:
     """What came back within the measured time. Latencies in seconds."""
@@ -28,8 +34,7 @@ class Seen:
 
     def percentile(self, share: float) -> float:
         """Of the latencies; infinite if there are none."""
-        ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("inf")
+        return percentile(self.latencies, share)
 
 
 class Connection(asyncio.Protocol):
@@ -116,7 +121,13 @@ class Client:
         connection = idle.pop() if idle else None
         if connection is None or not connection.open:
             loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+            try:
+                _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+            except OSError as error:
+                seen.failed += 1
+                seen.first_failure = seen.first_failure or str(error)
+                await asyncio.sleep(0.05)  # who asks again at once would do nothing else
+                return
         good = await connection.ask(message) == self._status
         now = time.monotonic()
         if self._stream:
@@ -146,8 +157,10 @@ class Client:
 
         asking = [asyncio.create_task(user(number)) for number in range(users)]
         try:
-            _, left = await asyncio.wait(asking, timeout=warm_up + seconds + DRAIN_SECONDS)
+            ended, left = await asyncio.wait(asking, timeout=warm_up + seconds + DRAIN_SECONDS)
             seen.failed += len(left)
+            for each in ended:
+                each.result()  # raises what went wrong here
         finally:
             for each in asking:
                 each.cancel()

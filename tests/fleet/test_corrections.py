@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from ridgeline.fleet.core.door import Arrival, Door, Send
+from ridgeline.fleet.core.decisions import Arrival, Send
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.core.replica import Load, Replica
 from ridgeline.protocol.prefix_keys import prefix_keys
 

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from ridgeline.fleet.core.breaker import FAULTS, FIRST_PAUSE_SECONDS
-from ridgeline.fleet.core.door import FULL_SECONDS, Arrival, Door, Refuse, Send
+from ridgeline.fleet.core.decisions import Arrival, Refuse, Send
+from ridgeline.fleet.core.door import FULL_SECONDS, Door
 from ridgeline.fleet.core.replica import SLOW_START_SECONDS, Load, Replica
 from ridgeline.protocol import Message
 from ridgeline.protocol.prefix_keys import canonical, prefix_keys

@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ridgeline.fleet.core.door import Arrival, Door, Refuse, Send
+from ridgeline.fleet.core.decisions import Arrival, Refuse, Send
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.core.replica import Load, Replica
 from ridgeline.protocol.prefix_keys import prefix_keys
 

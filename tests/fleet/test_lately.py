@@ -2,7 +2,8 @@
 
 import random
 
-from ridgeline.fleet.core.door import Arrival, Door, Send
+from ridgeline.fleet.core.decisions import Arrival, Send
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.core.replica import Load, Replica
 from ridgeline.fleet.core.route import Option
 from ridgeline.fleet.lately import MOST_PLACEMENTS, Lately

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from ridgeline.fleet.core.door import Arrival, Door
+from ridgeline.fleet.core.decisions import Arrival
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.core.replica import Load, Replica
 from ridgeline.fleet.reports import WHOLE_SECONDS, Reports
 from ridgeline.fleet.upstream import Fault

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ridgeline.fleet.core.door import Arrival, Door, Send
+from ridgeline.fleet.core.decisions import Arrival, Send
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.core.replica import Load, Replica
 from ridgeline.fleet.ring import MAGIC, RingError, record, rewind
 from ridgeline.protocol.prefix_keys import prefix_keys
@@ -141,8 +142,8 @@ def test_files_of_others_are_refused(tmp_path: Path, content: bytes, sentence: s
 def test_names_that_lead_out_of_the_rooms_are_refused(tmp_path: Path) -> None:
     for module, name in (
         ("ridgeline.fleet.core.door", "random._os.system"),
-        ("ridgeline.fleet.core.door", "functools"),
-        ("ridgeline.fleet.core.door", "cast"),
+        ("ridgeline.fleet.core.witness", "functools"),
+        ("ridgeline.fleet.core.witness", "cast"),
     ):
         content = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode()
         content += b"\x8c" + bytes([len(name)]) + name.encode() + b"\x93."

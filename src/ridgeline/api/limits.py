@@ -153,7 +153,7 @@ class Limits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
-        if scope["type"] != "http" or scope["path"].startswith("/health"):
+        if scope["type"] != "http" or f"{scope['path']}/".startswith("/health/"):
             await self.app(scope, receive, send)
             return
         size = sum(len(name) + len(value) for name, value in scope["headers"])

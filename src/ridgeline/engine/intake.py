@@ -110,20 +110,23 @@ def prompt_marks(request: Request, prompt_tokens: int) -> tuple[Mark, ...]:
     )
 
 
-def answer_marks(request: Request, said: str, prompt_tokens: int, answer_tokens: int) -> tuple[Mark, ...]:
+def answer_marks(
+    request: Request, asked: Sequence[Mark], said: str, prompt_tokens: int, answer_tokens: int
+) -> tuple[Mark, ...]:
     """Where a front door's keys end in the whole conversation, those of its prompt left out.
 
     Args:
         request: from a front door.
+        asked: marks of its prompt.
         said: text of its first answer.
         prompt_tokens: of the request.
         answer_tokens: of the answer.
     """
-    asked, text = len(text_of(request)), text_with_answer(request, said)
+    before, text = len(text_of(request)), text_with_answer(request, said)
+    keys = prefix_keys(request.cache_salt, text, [mark.key for mark in asked])
     return tuple(
-        Mark(prompt_tokens + _share(end - asked, len(text) - asked, answer_tokens), key)
-        for end, key in _ends(prefix_keys(request.cache_salt, text))
-        if end > asked
+        Mark(prompt_tokens + _share(end - before, len(text) - before, answer_tokens), key)
+        for end, key in _ends(keys)[len(asked) :]
     )
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.cache_log import CacheLog
 from ridgeline.engine.core.messages import Cancel, MarkAnswer, Output, Submit
+from ridgeline.engine.core.sequence import Mark
 from ridgeline.engine.intake import answer_marks, check_ids, encode, prompt_of, sequences_of
 from ridgeline.engine.recorder import RequestRecorder
 from ridgeline.engine.runner import Report, Runner
@@ -33,6 +34,7 @@ class _Live:
     request: Request
     answers: dict[str, Answer]
     mailbox: asyncio.Queue[Output]
+    marks: tuple[Mark, ...] = ()
     said: list[str] = field(default_factory=list)
     """Of the first answer, where front doors are told what is cached of it."""
 
@@ -197,7 +199,7 @@ class Replica:
             raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
         specs = sequences_of(served, request, prompt)
         self._grant(served, request, len(prompt))
-        live = _Live(served, request, {}, asyncio.Queue())
+        live = _Live(served, request, {}, asyncio.Queue(), specs[0].marks)
         for index, spec in enumerate(specs):
             live.answers[spec.id] = Answer(
                 index,
@@ -308,7 +310,7 @@ class Replica:
     def _mark_answer(self, live: _Live, sequence_id: str, answer: Answer) -> None:
         """A front door takes the conversation to be cached, answer and all: the engine tells if it is."""
         said = "".join(live.said)
-        marks = answer_marks(live.request, said, answer.prompt_tokens, answer.completion_tokens)
+        marks = answer_marks(live.request, live.marks, said, answer.prompt_tokens, answer.completion_tokens)
         if marks:
             name = live.served.info.name
             self._runner_of[name].send(name, MarkAnswer(sequence_id, marks))

@@ -14,7 +14,8 @@ import aiohttp
 
 from ridgeline.fleet.config import Fleet
 from ridgeline.fleet.continuation import Given, can_go_on, cancelled, continued, continued_in_text, usage_of
-from ridgeline.fleet.core.door import Arrival, Decision, Door, Refuse, Send
+from ridgeline.fleet.core.decisions import Arrival, Decision, Refuse, Send
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.core.replica import Load
 from ridgeline.fleet.lately import Lately
 from ridgeline.fleet.membership import LEASE_SECONDS, Membership

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ridgeline.fleet.core.door import Send
+from ridgeline.fleet.core.decisions import Send
 from ridgeline.fleet.core.route import Option
 from ridgeline.telemetry.sentences import duration
 

@@ -15,7 +15,8 @@ import aiohttp
 from pydantic import ValidationError
 
 from ridgeline.fleet.config import Cluster, Fleet, FleetError, load_fleet, version_of
-from ridgeline.fleet.core.door import Decision, Door
+from ridgeline.fleet.core.decisions import Decision
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.core.rates import first_rate
 from ridgeline.fleet.core.replica import Replica
 from ridgeline.fleet.engines import load_of, started_of

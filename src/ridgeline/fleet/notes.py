@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ridgeline.fleet.continuation import Given, usage_of
-from ridgeline.fleet.core.door import Arrival, Door, Send
+from ridgeline.fleet.core.decisions import Arrival, Send
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.lately import Lately
 from ridgeline.protocol import Event, Refusal, Request, Timeline, Told
 from ridgeline.protocol.request import SERVED_MODEL

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ridgeline.fleet.core.door import Decision, Door, Send
+from ridgeline.fleet.core.decisions import Decision, Send
+from ridgeline.fleet.core.door import Door
 
 logger = logging.getLogger(__name__)
 

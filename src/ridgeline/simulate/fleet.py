@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ridgeline.fleet.core.door import Arrival
+from ridgeline.fleet.core.decisions import Arrival
 from ridgeline.fleet.core.replica import Load, Replica
 from ridgeline.simulate.fleet_load import (
     BYTES_PER_TOKEN,

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from ridgeline.fleet.core.door import Arrival, Decision, Door, Send
+from ridgeline.fleet.core.decisions import Arrival, Decision, Send
+from ridgeline.fleet.core.door import Door
 from ridgeline.fleet.core.prefix_map import PrefixMap
 from ridgeline.fleet.core.replica import Load, Replica
 

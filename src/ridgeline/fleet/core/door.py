@@ -9,19 +9,19 @@ What was sent is counted at once, so that a burst does not fall on one replica. 
 refusal says that the ledger was wrong, and costs the replica nothing.
 """
 
-import functools
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from ridgeline.admission import DrainRate, WaitingQueue
+from ridgeline.fleet.core.decisions import Arrival, Decision, Refuse, Send
 from ridgeline.fleet.core.prefix_map import PrefixMap
 from ridgeline.fleet.core.replica import Load, Replica, Sent
 from ridgeline.fleet.core.retries import RetryBudget
 from ridgeline.fleet.core.route import Estimates, Option, any_place, estimate
 from ridgeline.fleet.core.table import Table
+from ridgeline.fleet.core.witness import Witness, event
 from ridgeline.protocol import Refusal
 from ridgeline.protocol.prefix_keys import PIECE_BYTES
 
@@ -45,91 +45,6 @@ ANSWER_TOKENS = 256.0
 """The same, of answers."""
 
 LEARNING = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request at the door.
-
-    Attributes:
-        id: unique.
-        model: asked for.
-        keys: of its text, see `protocol/prefix_keys.py`.
-        text_bytes: of its text.
-        tenant: its owner.
-        priority: smaller is served first.
-        max_tokens: of the answer; None for no limit.
-        smaller: models that may answer instead where this one has no place, the best first.
-    """
-
-    id: str
-    model: str
-    keys: tuple[bytes, ...]
-    text_bytes: int
-    tenant: str = ""
-    priority: int = 0
-    max_tokens: int | None = None
-    smaller: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a request to a replica now; it is counted there already.
-
-    `others` are the next best, for the reason.
-    """
-
-    request: str
-    replica: str
-    model: str
-    attempt: int
-    chosen: Option
-    others: tuple[Option, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Tell a request that it is not served."""
-
-    request: str
-    refusal: Refusal
-
-
-Decision = Send | Refuse
-
-
-class Witness(Protocol):
-    """Sees every event of a door, before and after."""
-
-    def before(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """The door is about to be told."""
-        ...
-
-    def after(self, decisions: list[Decision] | None) -> None:
-        """What it decided."""
-        ...
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def event(method: Callable[P, R]) -> Callable[P, R]:
-    """A method by which the world changes a door: nothing else does, so that a witness could repeat it."""
-
-    @functools.wraps(method)
-    def call(*arguments: P.args, **named: P.kwargs) -> R:
-        door = arguments[0]
-        assert isinstance(door, Door)
-        witness = door.witness
-        if witness is None:
-            return method(*arguments, **named)
-        witness.before(method.__name__, arguments[1:], dict(named))
-        decisions = method(*arguments, **named)
-        witness.after(cast("list[Decision] | None", decisions))
-        return decisions
-
-    return call
 
 
 @dataclass(slots=True)
