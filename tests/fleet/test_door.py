@@ -249,13 +249,14 @@ def test_who_would_wait_too_long_is_told_for_how_long():
     door = door_with(replica("a", slots=1), max_wait_seconds=20.0)
     now = NOW
     send(door, "q0", now=now)
-    for i in range(1, 12):
+    for i in range(1, 4):
         assert door.arrive(arrival(f"q{i}"), now) == []
     for i in range(10):
         now += 4.0  # it serves one in four seconds
         end(door, f"q{i}", now=now)
+        assert door.arrive(arrival(f"q{i + 4}"), now) == []
     decisions = []
-    for i in range(12, 30):
+    for i in range(14, 30):
         decisions += door.arrive(arrival(f"q{i}"), now)
         door.check()
     refused = [each.refusal for each in decisions if isinstance(each, Refuse)]
@@ -388,6 +389,35 @@ def test_who_waits_while_all_replicas_go_is_told_in_the_end():
     assert door.tick(NOW + 4) == []
     (refused,) = door.tick(NOW + 6)
     assert (refused.request, refused.refusal.code) == ("q1", "no_replica")
+    door.check()
+
+
+def test_nobody_is_kept_waiting_for_longer_than_the_limit():
+    door = door_with(replica("a", slots=1), max_wait_seconds=5)
+    send(door, "q0")
+    assert door.arrive(arrival("q1"), NOW) == [] and door.arrive(arrival("q2"), NOW + 3) == []
+    assert door.tick(NOW + 4.9) == []
+    (refused,) = door.tick(NOW + 5)
+    assert (refused.request, refused.refusal.code) == ("q1", "at_capacity")
+    assert "waited for 5.0 s" in refused.refusal.message
+    (sent,) = door.ended("q0", NOW + 6, prompt_tokens=2, cached_tokens=0, full_keys=[])
+    assert sent.request == "q2", "who came later can still be in time"
+    assert door.tick(NOW + 60) == [], "what is being answered is not refused"
+    door.check()
+
+
+def test_who_has_lost_a_replica_may_wait_longer():
+    door = door_with(replica("a", slots=1), replica("b", slots=1), max_wait_seconds=5)
+    send(door, "q0"), send(door, "q1")
+    lost = next(iter(door.replicas["a"].sent))
+    door.began(lost, NOW + 1)
+    assert door.failed(lost, NOW + 2) == [] and door.waiting == 1
+    assert door.tick(NOW + 60) == [] and door.waiting == 1
+    door.check()
+    door.left("a", NOW + 61)
+    door.left("b", NOW + 61)
+    (refused,) = door.tick(NOW + 62)
+    assert (refused.request, refused.refusal.code) == (lost, "no_replica")
     door.check()
 
 

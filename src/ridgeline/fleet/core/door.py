@@ -9,6 +9,7 @@ What was sent is counted at once, so that a burst does not fall on one replica. 
 refusal says that the ledger was wrong, and costs the replica nothing.
 """
 
+import heapq
 import math
 import random
 from collections.abc import Collection, Iterable, Sequence
@@ -35,8 +36,8 @@ MOST_ATTEMPTS = 4
 FULL_SECONDS = 0.1
 """A replica that has refused is not asked again for so long, unless one of its answers ends before."""
 
-DESERTED_SECONDS = 1.0
-"""From one look for requests that nobody serves to the next."""
+LOOK_AGAIN_SECONDS = 1.0
+"""After which one that must not be refused for having waited is looked at again: nobody may serve it then."""
 
 BYTES_PER_TOKEN = 4.0
 """To begin with; learned from what answers say."""
@@ -79,7 +80,7 @@ class Door:
     Args:
         region: of this front door.
         round_trips: seconds between regions, by pair in alphabetical order.
-        max_wait_seconds: who would wait for longer is refused.
+        max_wait_seconds: who would wait for longer is refused, and so is who has.
         max_waiting: in the line at most.
         patient_until: till then whoever no replica serves waits for one to join.
         rng: for choices among equals; a seeded one repeats them.
@@ -105,9 +106,10 @@ class Door:
         self.witness: Witness | None = None
         self._max_wait = max_wait_seconds
         self._patient_until = patient_until
-        self._deserted_seconds = -math.inf
         self._queue = WaitingQueue(max_waiting)
         self._requests: dict[str, _Request] = {}
+        self._expiring: list[tuple[float, str]] = []
+        """A heap of times until which requests may wait; some do not wait any more."""
         self._faulty: set[str] = set()
         """Replicas whose latest answer was a fault."""
         self._prefixes = PrefixMap()
@@ -232,7 +234,8 @@ class Door:
         wait = self.wait_seconds(arrival.model, now)
         if wait is not None and wait > self._max_wait:
             self._drop(arrival.id)
-            return [Refuse(arrival.id, _too_long(wait, self._max_wait))]
+            return [Refuse(arrival.id, _busy(f"a place is expected in {wait:.1f} s", self._max_wait, wait))]
+        heapq.heappush(self._expiring, (self._may_wait_until(request), arrival.id))
         return []
 
     @event
@@ -342,22 +345,32 @@ class Door:
 
     @event
     def tick(self, now: float) -> list[Decision]:
-        """Time has passed: a breaker may let a probe through, a new replica take more; and who has waited
-        for long enough for a replica to come is told that there is none."""
-        decisions = self._dispatch(now)
-        if now - self._deserted_seconds >= DESERTED_SECONDS and now >= self._patient_until:
-            self._deserted_seconds = now
-            decisions += self._refuse_deserted(now)
-        return decisions
+        """Time has passed: a breaker may let a probe through, a new replica take more, and some have waited
+        for too long."""
+        return self._dispatch(now)
 
-    def _refuse_deserted(self, now: float) -> list[Decision]:
+    def _expire(self, now: float) -> list[Decision]:
+        """Refuse who has waited for too long. Whoever comes after can be in time then, and whoever waits for
+        what nobody serves any more is told so. Who has lost a replica is not punished for that."""
         refused: list[Decision] = []
-        for request_id in list(self._queue):
-            request = self._requests[request_id]
-            if now - request.arrived_seconds > self._max_wait and not self._serving(request.models):
-                self._drop(request_id)
-                refused.append(Refuse(request_id, _nobody(request.arrival.model)))
+        while self._expiring and self._expiring[0][0] <= now:
+            _, request_id = heapq.heappop(self._expiring)
+            request = self._requests.get(request_id)
+            if request_id not in self._queue or request is None or now < self._may_wait_until(request):
+                continue
+            serving = self._serving(request.models)
+            if request.faults if serving else now < self._patient_until:
+                heapq.heappush(self._expiring, (now + LOOK_AGAIN_SECONDS, request_id))
+                continue
+            waited = f"this request has waited for {now - request.arrived_seconds:.1f} s"
+            wait = self.wait_seconds(request.arrival.model, now)
+            self._drop(request_id)
+            busy = _busy(waited, self._max_wait, wait)
+            refused.append(Refuse(request_id, busy if serving else _nobody(request.arrival.model)))
         return refused
+
+    def _may_wait_until(self, request: _Request) -> float:
+        return request.arrived_seconds + self._max_wait
 
     def wait_seconds(self, model: str, now: float) -> float | None:
         """What one who came now would wait for a place, from the measured drain rate."""
@@ -460,7 +473,7 @@ class Door:
 
     def _dispatch(self, now: float) -> list[Decision]:
         """Look at those who wait, in their fair order."""
-        sent: list[Decision] = []
+        sent = self._expire(now)
         if not len(self._queue) or not any_place(self._table, now):
             return sent
         in_vain = 0
@@ -502,6 +515,7 @@ class Door:
             cost_tokens=self.prompt_tokens(arrival),
             now=now,
         )
+        heapq.heappush(self._expiring, (self._may_wait_until(request), arrival.id))
         return decisions
 
     def _may_be_tried_again(self, request: _Request) -> bool:
@@ -579,6 +593,7 @@ class Door:
         assert set(self._table.rows) == set(self.replicas)
         assert self._faulty == {each.id for each in self.replicas.values() if each.breaker.faults}
         self._prefixes.check()
+        assert set(self._queue) <= {request_id for _, request_id in self._expiring}, "one may wait for ever"
         assert len(self._queue) == sum(1 for r in self._requests.values() if r.replica is None)
 
 
@@ -586,10 +601,9 @@ def _nobody(model: str) -> Refusal:
     return Refusal("no_replica", f"No replica of {model} takes requests now.")
 
 
-def _too_long(wait: float, limit: float) -> Refusal:
+def _busy(why: str, limit: float, wait: float | None) -> Refusal:
     return Refusal(
         "at_capacity",
-        f"All replicas are busy; a place is expected in {wait:.1f} s, and nobody is kept waiting for more "
-        f"than {limit:.0f} s.",
+        f"All replicas are busy; {why}, and nobody is kept waiting for more than {limit:.0f} s.",
         retry_after_seconds=wait,
     )

@@ -31,7 +31,7 @@ FULL_KV = 0.98
 """Share of KV memory that is given away: answers grow longer than was foretold, and preempting costs more
 than waiting."""
 
-CROWDING = 0.2
+CROWDING = 0.05
 """Share of a usual answer's time that a place in a batch that is half full costs; more the fuller it is. A
 balanced fleet matters more than a near replica, for tokens come slowly compared with a round trip."""
 
