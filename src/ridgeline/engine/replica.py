@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ridgeline.engine.answer import Answer
@@ -160,10 +160,14 @@ class Replica:
         self, served: ServedModel, request: Request, prompt: tuple[int, ...], recorder: RequestRecorder
     ) -> AsyncGenerator[Delta, None]:
         live = self._register(served, request, prompt)
+        began = False
         try:
             while live.answers:
                 for delta in self._assemble(live, recorder, await _all_of(live.mailbox)):
                     recorder.outcome = recorder.outcome or delta.finish
+                    if not began:  # the head of the response goes out with the first token
+                        began = True
+                        self._tell(served, request)
                     yield delta
         finally:
             self._forget(live)
@@ -219,34 +223,46 @@ class Replica:
         return live
 
     def _grant(self, served: ServedModel, request: Request, prompt_tokens: int) -> None:
-        """Tell how full the model is; refuse who does not want to wait and would have to.
-
-        Counted are the sequences that this process has in flight, which no snapshot is late for.
-        """
+        """Refuse who does not want to wait and would have to."""
         status = self._statuses.get(served.info.name)
-        if status is None:
+        if status is None or not request.begin_at_once:
             return
-        there = sum(live.served is served for live in self._live.values())
-        load = ReplicaLoad(
-            running=min(there, status.max_batch_size),
-            slots=status.max_batch_size,
-            waiting=max(0, there - status.max_batch_size),
-            kv_held=status.blocks_held / max(1, status.blocks_total),
-            kv_tokens=status.blocks_total * status.block_size_tokens,
-            wait_seconds=status.estimated_wait_seconds,
-            cache_log=self._cache_log(served.info.name, request.tenant).next,
-        )
-        blocks = -(-prompt_tokens // status.block_size_tokens)
-        fits = not there or status.blocks_free + status.blocks_idle >= blocks
-        if request.begin_at_once and (there + request.n > status.max_batch_size or not fits):
-            request.told[LOAD_HEADER] = load.header()
+        there, promised = self._there(served, status)
+        needed = -(-prompt_tokens // status.block_size_tokens)
+        fits = not there or status.blocks_free + status.blocks_idle - promised >= needed
+        if there + request.n > status.max_batch_size or not fits:
+            self._tell(served, request)
             raise Refusal(
                 "at_capacity",
                 f"{served.info.name} has {there} of {status.max_batch_size} sequences, "
                 "and this request is not to wait.",
                 retry_after_seconds=status.estimated_wait_seconds,
             )
-        request.told[LOAD_HEADER] = replace(load, running=load.running + request.n).header()
+
+    def _there(self, served: ServedModel, status: ModelStatus) -> tuple[int, int]:
+        """Sequences that this process has in flight, which no snapshot is late for, and the KV blocks that
+        those of them will take whose prompts are not computed yet."""
+        answers = [live.answers[name] for name, live in self._live.items() if live.served is served]
+        size = status.block_size_tokens
+        to_come = sum(-(-each.prompt_tokens // size) for each in answers if not each.completion_tokens)
+        return len(answers), to_come
+
+    def _tell(self, served: ServedModel, request: Request) -> None:
+        """Tell how full the model is now, in the head of the answer."""
+        status = self._statuses.get(served.info.name)
+        if status is None:
+            return
+        there, promised = self._there(served, status)
+        load = ReplicaLoad(
+            running=min(there, status.max_batch_size),
+            slots=status.max_batch_size,
+            waiting=max(0, there - status.max_batch_size),
+            kv_held=min(1.0, (status.blocks_held + promised) / max(1, status.blocks_total)),
+            kv_tokens=status.blocks_total * status.block_size_tokens,
+            wait_seconds=status.estimated_wait_seconds,
+            cache_log=self._cache_log(served.info.name, request.tenant).next,
+        )
+        request.told[LOAD_HEADER] = load.header()
 
     # --- an answer's way out -------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ class ReplicaLoad:
         running: sequences in its batch, the one that is answered included.
         slots: most of them.
         waiting: in its line.
-        kv_held: share of KV blocks that running sequences hold.
+        kv_held: share of KV blocks that sequences hold, or will when their prompts are computed.
         kv_tokens: that all KV blocks have room for.
         wait_seconds: what one who comes now waits for.
         cache_log: number of the next entry in its log of what is cached, see `CacheReport`.

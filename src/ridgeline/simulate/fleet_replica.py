@@ -112,8 +112,8 @@ class SimulatedReplica:
 
     @property
     def kv_held(self) -> float:
-        """Share of its KV memory that is in use."""
-        return min(1.0, self.memory.held_tokens / self.machine.kv_tokens)
+        """Share of its KV memory that is in use, or will be by the prompts that wait."""
+        return min(1.0, (self.memory.held_tokens + self._waiting_tokens) / self.machine.kv_tokens)
 
     def has_place(self, prompt_tokens: int) -> bool:
         """Whether one more would begin at once: a slot, and memory for its prompt beside those before it."""
