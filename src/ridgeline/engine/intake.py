@@ -92,6 +92,7 @@ def sequences_of(served: ServedModel, request: Request, prompt: tuple[int, ...])
             priority=request.priority,
             tenant=request.tenant,
             cache_salt=request.cache_salt,
+            begin_at_once=request.begin_at_once,
             # All answers share the prompt, so one of them says where keys end in it.
             marks=prompt_marks(request, len(prompt)) if index == 0 else (),
         )

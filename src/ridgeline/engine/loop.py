@@ -167,6 +167,7 @@ class Engine:
             blocks_free=cache.free,
             blocks_held=cache.held,
             blocks_idle=cache.idle,
+            blocks_promised=scheduler.blocks_promised,
             block_size_tokens=cache.block_size,
             estimated_wait_seconds=scheduler.estimated_wait_seconds(now),
             fingerprint=self.executor.fingerprint,

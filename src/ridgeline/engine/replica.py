@@ -146,6 +146,7 @@ class Replica:
                 async for delta in deltas:
                     yield delta
         except Refusal as refusal:
+            self._tell_load(served, request)
             recorder.outcome = refusal.code
             if is_new:
                 self._timelines.refused(request, refusal)
@@ -167,7 +168,7 @@ class Replica:
                     recorder.outcome = recorder.outcome or delta.finish
                     if not began:  # the head of the response goes out with the first token
                         began = True
-                        self._tell(served, request)
+                        self._tell_load(served, request)
                     yield delta
         finally:
             self._forget(live)
@@ -202,7 +203,7 @@ class Replica:
         if request.id in self._live_requests:
             raise Refusal("invalid_request", f"The request id {request.id} is in use.", param="id")
         specs = sequences_of(served, request, prompt)
-        self._grant(served, request, len(prompt))
+        self._refuse_beyond_slots(served, request)
         live = _Live(served, request, {}, asyncio.Queue(), specs[0].marks)
         for index, spec in enumerate(specs):
             live.answers[spec.id] = Answer(
@@ -222,16 +223,13 @@ class Replica:
             )
         return live
 
-    def _grant(self, served: ServedModel, request: Request, prompt_tokens: int) -> None:
-        """Refuse who does not want to wait and would have to."""
+    def _refuse_beyond_slots(self, served: ServedModel, request: Request) -> None:
+        """Who does not want to wait and would have to, for a slot; for memory the engine refuses it."""
         status = self._statuses.get(served.info.name)
         if status is None or not request.begin_at_once:
             return
-        there, promised = self._there(served, status)
-        needed = -(-prompt_tokens // status.block_size_tokens)
-        fits = not there or status.blocks_free + status.blocks_idle - promised >= needed
-        if there + request.n > status.max_batch_size or not fits:
-            self._tell(served, request)
+        there = self._there(served)
+        if there + request.n > status.max_batch_size:
             raise Refusal(
                 "at_capacity",
                 f"{served.info.name} has {there} of {status.max_batch_size} sequences, "
@@ -239,25 +237,22 @@ class Replica:
                 retry_after_seconds=status.estimated_wait_seconds,
             )
 
-    def _there(self, served: ServedModel, status: ModelStatus) -> tuple[int, int]:
-        """Sequences that this process has in flight, which no snapshot is late for, and the KV blocks that
-        those of them will take whose prompts are not computed yet."""
-        answers = [live.answers[name] for name, live in self._live.items() if live.served is served]
-        size = status.block_size_tokens
-        to_come = sum(-(-each.prompt_tokens // size) for each in answers if not each.completion_tokens)
-        return len(answers), to_come
+    def _there(self, served: ServedModel) -> int:
+        """Sequences that this process has in flight, which no snapshot is late for."""
+        return sum(live.served is served for live in self._live.values())
 
-    def _tell(self, served: ServedModel, request: Request) -> None:
+    def _tell_load(self, served: ServedModel, request: Request) -> None:
         """Tell how full the model is now, in the head of the answer."""
         status = self._statuses.get(served.info.name)
         if status is None:
             return
-        there, promised = self._there(served, status)
+        there, blocks = self._there(served), max(1, status.blocks_total)
         load = ReplicaLoad(
             running=min(there, status.max_batch_size),
             slots=status.max_batch_size,
             waiting=max(0, there - status.max_batch_size),
-            kv_held=min(1.0, (status.blocks_held + promised) / max(1, status.blocks_total)),
+            kv_held=status.blocks_held / blocks,
+            kv_promised=status.blocks_promised / blocks,
             kv_tokens=status.blocks_total * status.block_size_tokens,
             wait_seconds=status.estimated_wait_seconds,
             cache_log=self._cache_log(served.info.name, request.tenant).next,

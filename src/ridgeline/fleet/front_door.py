@@ -354,6 +354,7 @@ class FrontDoor:
                 load.kv_held,
                 load.wait_seconds,
                 load.kv_tokens,
+                load.kv_promised,
             )
             self._act(self.door.told(decision.replica, told, now))
             self.members.reports.heard(decision.replica, load.cache_log)

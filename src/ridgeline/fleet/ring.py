@@ -19,7 +19,7 @@ from ridgeline.fleet.core.door import Door
 
 logger = logging.getLogger(__name__)
 
-MAGIC = b"ridgeline door 2\n"
+MAGIC = b"ridgeline door 3\n"
 MOST_FRAME_BYTES = 1 << 30
 _LENGTH = struct.Struct("<I")
 _EVENTS = frozenset(

@@ -16,9 +16,10 @@ class ReplicaLoad:
         running: sequences in its batch, the one that is answered included.
         slots: most of them.
         waiting: in its line.
-        kv_held: share of KV blocks that sequences hold, or will when their prompts are computed.
+        kv_held: share of KV blocks that running sequences hold.
         kv_tokens: that all KV blocks have room for.
         wait_seconds: what one who comes now waits for.
+        kv_promised: share that those who run and those who wait are expected to take yet.
         cache_log: number of the next entry in its log of what is cached, see `CacheReport`.
     """
 
@@ -28,6 +29,7 @@ class ReplicaLoad:
     kv_held: float
     kv_tokens: int
     wait_seconds: float
+    kv_promised: float = 0.0
     cache_log: int = 0
 
     def header(self) -> str:
@@ -50,6 +52,12 @@ class ReplicaLoad:
         try:
             counts = {name: int(found[name]) for name in ("running", "slots", "waiting", "kv_tokens")}
             log = int(found.get("cache_log", 0))
-            return cls(**counts, kv_held=found["kv_held"], wait_seconds=found["wait_seconds"], cache_log=log)
+            return cls(
+                **counts,
+                kv_held=found["kv_held"],
+                wait_seconds=found["wait_seconds"],
+                kv_promised=found.get("kv_promised", 0.0),
+                cache_log=log,
+            )
         except KeyError:
             return None

@@ -22,9 +22,10 @@ class ModelStatus:
     """Load of one model's engine.
 
     Batch size is sequences in a step. Blocks: `free + held + idle = total`, where idle ones are
-    cached but reclaimable. `estimated_wait_seconds` is what a request arriving now would wait
-    before its first step, from the measured drain rate. `fingerprint` is equal for replicas whose
-    greedy text is equal (weights, dtype, kernel path).
+    cached but reclaimable; `promised` ones are expected to be taken yet by those who run and those
+    who wait. `estimated_wait_seconds` is what a request arriving now would wait before its first
+    step, from the measured drain rate. `fingerprint` is equal for replicas whose greedy text is
+    equal (weights, dtype, kernel path).
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelStatus:
     block_size_tokens: int
     estimated_wait_seconds: float
     fingerprint: str
+    blocks_promised: int = 0
 
 
 @dataclass(frozen=True, slots=True)

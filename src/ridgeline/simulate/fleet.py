@@ -12,7 +12,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ridgeline.fleet.core.decisions import Arrival
 from ridgeline.fleet.core.replica import Load, Replica
@@ -188,6 +188,7 @@ class FleetSimulation:
             max(0, there - slots),
             replica.kv_held,
             kv_tokens=replica.machine.kv_tokens,
+            kv_promised=replica.promised_tokens / replica.machine.kv_tokens,
         )
 
     def _tell(self, region: str, replica_id: str) -> None:
@@ -202,9 +203,7 @@ class FleetSimulation:
 
     def _told(self, region: str, replica_id: str, load: Load) -> None:
         front = self.fronts[region]
-        heard = Load(
-            self.now, load.running, load.slots, load.waiting, load.kv_held, load.wait_seconds, load.kv_tokens
-        )
+        heard = replace(load, seconds=self.now)
         self._act(front, front.told(replica_id, heard, self.now))
 
     def _report(self, replica_id: str) -> None:
@@ -315,7 +314,7 @@ class FleetSimulation:
         self._advance(replica_id)
         opened, replica = self.open[request_id], self.there[replica_id]
         prompt = opened.question_end + opened.given
-        if opened.front.at_once and not replica.has_place(prompt):
+        if opened.front.at_once and not replica.has_place(opened.arrival.keys, prompt):
             act = functools.partial(self._full, request_id, replica_id, self._load(replica_id))
             self._at(self.now + self._way(opened.conversation.region, replica_id), act)
             return

@@ -12,13 +12,20 @@ import heapq
 import itertools
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ridgeline.engine.core.limits import ExpectedOutput, Limits
 from ridgeline.roofline import Hardware, ModelShape, WeightBytes, Work, step_cost
 from ridgeline.simulate.fleet_load import PIECE_TOKENS
 from ridgeline.simulate.fleet_memory import KeyMemory
 
 CHUNK_TOKENS = 2048
+
+LIMITS = Limits()
+"""As engines have them: memory is kept for answers that are expected to grow."""
+
+NO_LIMIT = 1_000_000
 
 ALMOST = 1e-6
 """Steps and tokens that rounding may lack."""
@@ -39,6 +46,7 @@ class Job:
         held: pieces that it uses.
         drawing_since: count of steps at which it began to draw.
         order: in which it was taken into the batch.
+        new_tokens: of what must be in memory, not in use by others when it began to wait.
     """
 
     id: str
@@ -51,6 +59,7 @@ class Job:
     held: int = 0
     drawing_since: float = 0.0
     order: int = 0
+    new_tokens: int = 0
 
     @property
     def known_tokens(self) -> int:
@@ -97,6 +106,7 @@ class SimulatedReplica:
         self._step_seconds = 0.0
         self._chunk = float(CHUNK_TOKENS)
         self._order = itertools.count()
+        self._expected = ExpectedOutput(LIMITS.expected_output_tokens)
         self._weights = WeightBytes.of(machine.shape, machine.dtype)
 
     @property
@@ -112,21 +122,26 @@ class SimulatedReplica:
 
     @property
     def kv_held(self) -> float:
-        """Share of its KV memory that is in use, or will be by the prompts that wait."""
-        return min(1.0, (self.memory.held_tokens + self._waiting_tokens) / self.machine.kv_tokens)
+        """Share of its KV memory that is in use."""
+        return min(1.0, self.memory.held_tokens / self.machine.kv_tokens)
 
-    def has_place(self, prompt_tokens: int) -> bool:
+    @property
+    def promised_tokens(self) -> float:
+        """That those who are here are expected to take yet."""
+        waiting = self._waiting_tokens + len(self.waiting) * self._expected.total(0, NO_LIMIT)
+        return self._growth() + waiting
+
+    def has_place(self, keys: tuple[bytes, ...], prompt_tokens: int) -> bool:
         """Whether one more would begin at once: a slot, and memory for its prompt beside those before it."""
         there = self.running + len(self.waiting)
         if not there:
             return True
-        needed = self.memory.held_tokens + self._waiting_tokens + prompt_tokens
-        return there < self.machine.slots and needed <= self.machine.kv_tokens
+        new = self._new_tokens(keys, prompt_tokens)
+        return there < self.machine.slots and self._fits(new, self.promised_tokens)
 
     def take(self, job: Job) -> None:
         """A request comes; it waits where there is no place."""
-        self.waiting.append(job)
-        self._waiting_tokens += job.known_tokens
+        self._wait(job, last=True)
         self._admit()
         self._measure()
 
@@ -167,7 +182,7 @@ class SimulatedReplica:
         """Prove what must hold between any two events; AssertionError if it does not."""
         self.memory.check()
         assert self.running <= self.machine.slots, "more sequences than slots"
-        assert self._waiting_tokens == sum(job.known_tokens for job in self.waiting)
+        assert self._waiting_tokens == sum(job.new_tokens for job in self.waiting)
         batch = [job for job in self.jobs if job not in self.waiting]
         used = {key for job in batch for key in job.keys[: job.held]}
         assert len(used) * PIECE_TOKENS + self.memory.private == self.memory.held_tokens, "a piece is lost"
@@ -197,6 +212,7 @@ class SimulatedReplica:
         while self._drawing and self._drawing[0][0] <= self._steps + ALMOST:
             job = heapq.heappop(self._drawing)[2]
             self._leave_batch(job, self._steps - job.drawing_since)
+            self._expected.observe(job.answer_tokens)
             ended.append(job)
         return ended
 
@@ -209,11 +225,10 @@ class SimulatedReplica:
         job, memory = self.waiting[0], self.memory
         keys = job.keys[: job.known_tokens // PIECE_TOKENS]
         tail = job.known_tokens - len(keys) * PIECE_TOKENS
-        needed = memory.held_tokens + memory.new_pieces(keys) * PIECE_TOKENS + tail
-        if self._drawing and needed > self.machine.kv_tokens:
+        if self._drawing and not self._fits(self._new_tokens(keys, job.known_tokens), self._growth()):
             return
         self.waiting.popleft()
-        self._waiting_tokens -= job.known_tokens
+        self._waiting_tokens -= job.new_tokens
         cached = min(memory.matched(keys) * PIECE_TOKENS, job.known_tokens - 1)
         if not job.drawn:
             job.cached_tokens = cached
@@ -240,8 +255,33 @@ class SimulatedReplica:
             job.drawn += int(steps)
         job.held = 0
         self.preempted += 1
-        self.waiting.appendleft(job)
-        self._waiting_tokens += job.known_tokens
+        self._wait(job, last=False)
+
+    def _wait(self, job: Job, *, last: bool) -> None:
+        job.new_tokens = self._new_tokens(job.keys[: job.known_tokens // PIECE_TOKENS], job.known_tokens)
+        self._waiting_tokens += job.new_tokens
+        if last:
+            self.waiting.append(job)
+        else:
+            self.waiting.appendleft(job)
+
+    def _new_tokens(self, keys: Sequence[bytes], tokens: int) -> int:
+        """Of a prompt, those that nobody here uses."""
+        return tokens - (len(keys) - self.memory.new_pieces(keys)) * PIECE_TOKENS
+
+    def _growth(self) -> float:
+        """Tokens that the batch is expected to draw yet."""
+        steps, total = self._steps, self._expected.total
+        drawn = [int(job.drawn + steps - job.drawing_since) for _, _, job in self._drawing]
+        if self._prefilling is not None:
+            drawn.append(self._prefilling.drawn)
+        return sum(total(each, NO_LIMIT) - each for each in drawn)
+
+    def _fits(self, new_tokens: int, promised_tokens: float) -> bool:
+        """Whether these fit with an answer, beside what is in use and what was promised."""
+        answer = self._expected.total(0, NO_LIMIT)
+        needed = self.memory.held_tokens + promised_tokens + new_tokens + answer
+        return needed <= self.machine.kv_tokens * (1 - LIMITS.watermark)
 
     def _leave_batch(self, job: Job, steps: float) -> None:
         """Of one that was drawing; what it has computed stays for as long as there is room."""

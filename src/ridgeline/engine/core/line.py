@@ -1,7 +1,7 @@
 """The line before the batch: the fair queue, who is parked at its head, and how long it takes."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Seq
 
 from ridgeline.admission import DrainRate, WaitingQueue, at_capacity, wait_behind_batch
@@ -27,6 +27,11 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._parked)
+
+    @property
+    def sequences(self) -> Collection[Sequence]:
+        """All that wait, in no order."""
+        return self._waiting.values()
 
     def head(self) -> Sequence | None:
         """First of the queue, parked ones aside."""

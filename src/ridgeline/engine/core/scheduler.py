@@ -120,6 +120,14 @@ class Scheduler:
         return len(self._line)
 
     @property
+    def blocks_promised(self) -> int:
+        """KV blocks that those who run and those who wait are expected to take yet."""
+        waiting = self._line.sequences
+        cached = sum(s.forecast.cached_tokens for s in waiting if s.forecast is not None)
+        growth = self._residence.expected_growth([*self._running, *waiting])
+        return max(0, growth - cached // self.cache.block_size)
+
+    @property
     def has_work(self) -> bool:
         """Whether some sequence is neither finished nor refused, or some step not collected."""
         return bool(self._sequences) or bool(self._launched)
@@ -151,13 +159,15 @@ class Scheduler:
 
         Raises:
             Refusal: `context_length_exceeded` when it can never fit, `at_capacity` when the
-                queue is full.
+                queue is full, or when it must begin at once and would have to wait.
         """
         if spec.id in self._sequences:
             raise Refusal("invalid_request", f"The id {spec.id} is already in use.", param="id")
         refuse_unservable(spec, self.geometry)
         arrived = now if arrived_seconds is None else arrived_seconds
         sequence = Sequence(spec, arrived, tokens=list(spec.prompt), order=self._order)
+        if spec.begin_at_once:
+            self._refuse_to_wait(sequence, now)
         self.labelling.begin(sequence)
         wait = self.estimated_wait_seconds(now)
         displaced = self._line.join(sequence, self._running, now, len(self._free_slots))
@@ -175,6 +185,24 @@ class Scheduler:
         refusal = self._line.refusal(self._running, now)
         self.journal.failed(displaced, refusal, now)
         return [Output(displaced.spec.id, refusal=refusal)]
+
+    def _refuse_to_wait(self, sequence: Sequence, now: float) -> None:
+        """Raises `at_capacity` where one would wait for a slot, or for the memory that others will free.
+
+        What is decided is what `_admit` will decide in the next step, if nobody goes before this one.
+        """
+        if not self._sequences:
+            return
+        places = min(len(self._free_slots), self.allowance.sequences - self.running) - self.waiting
+        match = self._residence.match(sequence)
+        if places > 0 and self._residence.has_room(sequence, match, self.blocks_promised):
+            return
+        raise Refusal(
+            "at_capacity",
+            f"{self.running} sequences run and {self.waiting} wait, with {self.cache.available} of "
+            f"{self.cache.total} KV blocks free: this request would have to wait, and is not to.",
+            retry_after_seconds=self.estimated_wait_seconds(now),
+        )
 
     def _load_ahead(self, sequence: Sequence, now: float) -> None:
         """Begin to load a conversation that has come back, unless it would have to wait for long."""

@@ -31,6 +31,7 @@ class SequenceSpec:
         priority: smaller is served first.
         tenant: salt of the KV cache and unit of fairness.
         cache_salt: a further salt within the tenant.
+        begin_at_once: refuse it rather than let it wait for a slot or for memory.
         marks: where front doors' keys of the prompt end, in order; none where it came from elsewhere.
     """
 
@@ -43,6 +44,7 @@ class SequenceSpec:
     priority: int = 0
     tenant: str = ""
     cache_salt: str = ""
+    begin_at_once: bool = False
     marks: tuple[Mark, ...] = ()
 
 

@@ -461,8 +461,8 @@ class Door:
         replica = self.replicas[chosen.replica]
         request.replica, request.chosen, request.model = replica, chosen, model
         request.sent_seconds, request.began_seconds = now, None
-        tokens = self.prompt_tokens(arrival)
-        replica.add(arrival.id, Sent(now, tokens - chosen.cached_tokens, tokens + self._answer(arrival)))
+        uncached = self.prompt_tokens(arrival) - chosen.cached_tokens
+        replica.add(arrival.id, Sent(now, uncached, uncached + self._answer(arrival)))
         # Believed at once: the next one that begins alike is drawn there, too, unless it is full.
         deepest = self._prefixes.deepest(replica.id, arrival.keys)
         request.cached_since = None if deepest is None else self._prefixes.used_seconds(replica.id, deepest)

@@ -30,6 +30,7 @@ class Load:
         kv_held: share of its KV blocks that running sequences hold.
         wait_seconds: what it promises to one who comes now.
         kv_tokens: that its KV blocks have room for; 0 where it does not tell.
+        kv_promised: share that those who are there are expected to take yet; None where this does not tell.
     """
 
     seconds: float
@@ -39,6 +40,7 @@ class Load:
     kv_held: float = 0.0
     wait_seconds: float = 0.0
     kv_tokens: int = 0
+    kv_promised: float | None = None
 
 
 @dataclass(slots=True)
@@ -49,7 +51,7 @@ class Sent:
         seconds: when it was sent.
         uncached_tokens: of its prompt, believed to be computed there.
         ahead_tokens: the same, and what was sent before and not computed yet.
-        kv_tokens: that it will hold at its end, as far as can be foretold.
+        kv_tokens: that it will take beyond what is cached, as far as can be foretold.
         computing: its first token has not come.
         told: it is in the load that the replica told last.
     """
@@ -116,11 +118,12 @@ class Replica:
 
     @property
     def kv_used_tokens(self) -> float:
-        """Held by those it told of, and what those sent since will hold; 0 where it does not tell."""
+        """Held by those it told of, or promised to them, and what those sent since will take; 0 where it does
+        not tell."""
         load = self.load
         if load is None or not load.kv_tokens:
             return 0.0
-        return load.kv_held * load.kv_tokens + self.since_kv_tokens
+        return (load.kv_held + (load.kv_promised or 0.0)) * load.kv_tokens + self.since_kv_tokens
 
     def places(self, now: float) -> int:
         """Sequences it takes at once now; fewer while it is new."""
@@ -135,6 +138,8 @@ class Replica:
 
     def tell(self, load: Load) -> None:
         """It told how it is: what was sent before is in that."""
+        if load.kv_promised is None and self.load is not None:
+            load = replace(load, kv_promised=self.load.kv_promised)  # answers tell it, metrics do not
         self.load, self.slots = load, load.slots
         for sent in self.sent.values():
             sent.told = sent.seconds <= load.seconds

@@ -153,7 +153,7 @@ def estimate(
         table: of them.
         allowed: [rows], who may be chosen.
         prompt_tokens: of the request.
-        kv_tokens: that it will hold at its end.
+        kv_tokens: that it will hold at its end, cached ones included.
         cached_tokens: [rows], of the prompt.
         now: the time.
     """
@@ -161,7 +161,7 @@ def estimate(
     over = table.running - have + 1
     # The p-th in line begins when the p-th of those there ends: places free up one service time apart.
     queue = np.maximum(over, 0.0) * table.service / np.maximum(have, 1.0)
-    short = _short_of_kv(table, kv_tokens)
+    short = _short_of_kv(table, kv_tokens - cached_tokens)
     each = table.kv_used / np.maximum(table.running, 1.0)
     refused = table.full_until > now
     ends = np.maximum(np.ceil(short / np.maximum(each, 1.0)), refused)
@@ -187,7 +187,7 @@ def _crowding(table: Table) -> Floats:
     return crowding
 
 
-def _short_of_kv(table: Table, kv_tokens: int) -> npt.NDArray[np.float64]:
+def _short_of_kv(table: Table, kv_tokens: Floats) -> npt.NDArray[np.float64]:
     """Tokens that must be freed before it fits; never for what has nothing running, or does not tell."""
     short = table.kv_used + kv_tokens - FULL_KV * table.kv_tokens
     return np.where((table.kv_tokens > 0) & (table.running > 0), np.maximum(short, 0.0), 0.0)
