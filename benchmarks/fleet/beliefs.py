@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from policies import FIRST_SECONDS, GAP_SECONDS, places, traffic
+from policies import FIRST_SECONDS, GAP_SECONDS, WAIT_SECONDS, places, traffic
 
 from ridgeline.fleet.core.door import Door
 from ridgeline.simulate.fleet import FleetSimulation
@@ -29,7 +29,7 @@ def measured(doors: int, load: float, seconds: float, seed: int, reports: bool) 
     """One run: good and cached shares, and tokens per request that were believed cached and were not."""
     regions = [f"door{number}" for number in range(doors)]
     cores = [
-        Door(region, {}, max_wait_seconds=FIRST_SECONDS, rng=random.Random(10 * seed + number))
+        Door(region, {}, max_wait_seconds=WAIT_SECONDS, rng=random.Random(10 * seed + number))
         for number, region in enumerate(regions)
     ]
     fronts = {door.region: Ours(door, hears_reports=reports) for door in cores}

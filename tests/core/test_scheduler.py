@@ -398,3 +398,57 @@ def test_crowds_of_any_kind(seed, depth, blocks, max_batch, spare, max_waiting, 
         expected_output_tokens=expected,
     )
     crowd(simulation, random.Random(seed), 200, most_steps)
+
+
+# --- who must not wait ------------------------------------------------------------------------
+
+
+def at_once(simulation, prompt, max_tokens=20):
+    return simulation.submit(prompt, max_tokens, begin_at_once=True, stop_token_ids=NEVER_STOPS)
+
+
+def test_who_must_begin_at_once_is_refused_where_there_is_no_slot():
+    simulation = Simulation(max_batch=2)
+    first = at_once(simulation, TEXT[:20])
+    assert first and at_once(simulation, TEXT[20:40])
+    assert at_once(simulation, TEXT[40:60]) is None
+    assert simulation.refusal.code == "at_capacity" and "is not to" in simulation.refusal.message
+    run_until(simulation, lambda: first in simulation.ended)
+    assert at_once(simulation, TEXT[40:60])
+    simulation.run()
+
+
+def test_who_must_begin_at_once_is_refused_where_memory_is_promised_to_others():
+    simulation = Simulation(blocks=20, max_batch=8)
+    assert at_once(simulation, TEXT[:100], 60)  # 10 blocks, and one is kept back
+    assert at_once(simulation, TEXT[200:300], 60) is None, "9 are free, and one of them is kept back"
+    simulation.step(), simulation.step()
+    assert simulation.scheduler.cache.free > 10, "which the first one has not taken yet"
+    assert at_once(simulation, TEXT[200:300], 60) is None
+    assert at_once(simulation, TEXT[200:250], 60), "this one fits"
+    assert simulation.scheduler.blocks_promised >= 8
+    simulation.run()
+    assert simulation.scheduler.blocks_promised == 0
+
+
+def test_what_is_in_use_already_needs_no_memory_again():
+    simulation = Simulation(blocks=20, max_batch=8)
+    assert at_once(simulation, TEXT[:160], 40)
+    run_until(simulation, lambda: simulation.scheduler.cache.held >= 11)
+    assert at_once(simulation, TEXT[200:360], 40) is None
+    assert at_once(simulation, [*TEXT[:160], 9, 9, 9], 40)
+    simulation.run()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_who_was_granted_a_place_never_waits_for_memory(data):
+    simulation = Simulation(blocks=24, max_batch=6)
+    for _ in range(data.draw(st.integers(5, 40))):
+        start, length = data.draw(st.integers(0, 3)) * 50, data.draw(st.integers(1, 150))
+        at_once(simulation, TEXT[start : start + length], data.draw(st.integers(1, 60)))
+        for _ in range(data.draw(st.integers(0, 4))):
+            simulation.step()
+            assert not simulation.scheduler.starved_of_blocks
+    simulation.run()
+    assert simulation.scheduler.counters.preemptions == 0

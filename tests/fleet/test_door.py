@@ -406,6 +406,17 @@ def test_nobody_is_kept_waiting_for_longer_than_the_limit():
     door.check()
 
 
+def test_who_is_refused_by_replicas_for_too_long_is_told():
+    door = door_with(replica("a", slots=2), max_wait_seconds=5)
+    send(door, "q0"), send(door, "q1")
+    assert door.refused_full("q1", NOW + 4) == [] and door.waiting == 1
+    (sent,) = end(door, "q0", now=NOW + 4.5)
+    assert sent.request == "q1"
+    (refused,) = door.refused_full("q1", NOW + 5)
+    assert (refused.request, refused.refusal.code) == ("q1", "at_capacity")
+    door.check()
+
+
 def test_who_has_lost_a_replica_may_wait_longer():
     door = door_with(replica("a", slots=1), replica("b", slots=1), max_wait_seconds=5)
     send(door, "q0"), send(door, "q1")

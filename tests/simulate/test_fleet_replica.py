@@ -116,12 +116,14 @@ def test_memory_that_runs_out_puts_back_the_last_one_and_all_end():
 
 
 def test_slots_bound_the_batch_and_places_are_granted_by_slots_and_memory():
-    replica = SimulatedReplica(machine(slots=2, kv_tokens=2000))
-    replica.take(job("a", 900, 50))
-    assert replica.has_place(900)
-    assert not replica.has_place(1200), "its memory would not suffice"
-    replica.take(job("b", 900, 50))
-    assert not replica.has_place(10), "it has two slots"
+    replica = SimulatedReplica(machine(slots=2, kv_tokens=2600))
+    replica.take(job("a", 960, 50))
+    assert replica.promised_tokens >= 200, "an answer is expected, and kept room for"
+    assert replica.has_place(keys("b", 960), 960)
+    assert not replica.has_place(keys("b", 1280), 1280), "its memory would not suffice"
+    assert replica.has_place(keys("a", 960), 1280), "what is in use is there already"
+    replica.take(job("b", 960, 50))
+    assert not replica.has_place((), 10), "it has two slots"
 
 
 def test_idle_pieces_are_forgotten_from_the_end_of_the_one_used_longest_ago():

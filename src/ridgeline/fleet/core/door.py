@@ -362,12 +362,15 @@ class Door:
             if request.faults if serving else now < self._patient_until:
                 heapq.heappush(self._expiring, (now + LOOK_AGAIN_SECONDS, request_id))
                 continue
-            waited = f"this request has waited for {now - request.arrived_seconds:.1f} s"
-            wait = self.wait_seconds(request.arrival.model, now)
             self._drop(request_id)
-            busy = _busy(waited, self._max_wait, wait)
-            refused.append(Refuse(request_id, busy if serving else _nobody(request.arrival.model)))
+            nobody = _nobody(request.arrival.model)
+            refused.append(self._waited_too_long(request, now) if serving else Refuse(request_id, nobody))
         return refused
+
+    def _waited_too_long(self, request: _Request, now: float) -> Refuse:
+        waited = f"this request has waited for {now - request.arrived_seconds:.1f} s"
+        wait = self.wait_seconds(request.arrival.model, now)
+        return Refuse(request.arrival.id, _busy(waited, self._max_wait, wait))
 
     def _may_wait_until(self, request: _Request) -> float:
         return request.arrived_seconds + self._max_wait
@@ -500,6 +503,9 @@ class Door:
             del self._requests[arrival.id]
             reason = Refusal("no_replica", "The replicas that were tried failed; try again.")
             return [*decisions, Refuse(arrival.id, reason)]
+        if not request.faults and now >= self._may_wait_until(request):
+            del self._requests[arrival.id]
+            return [*decisions, self._waited_too_long(request, now)]
         if not self._serving(request.models, request.excluded):
             request.excluded.clear()  # nobody else is there: better the same one again than nobody ever
         sent = self._place(request, now)
