@@ -31,7 +31,7 @@ FULL_KV = 0.98
 """Share of KV memory that is given away: answers grow longer than was foretold, and preempting costs more
 than waiting."""
 
-CROWDING = 0.05
+CROWDING = 0.1
 """Share of a usual answer's time that a place in a batch that is half full costs; more the fuller it is. A
 balanced fleet matters more than a near replica, for tokens come slowly compared with a round trip."""
 
@@ -172,18 +172,22 @@ def estimate(
     queue = np.maximum(queue, told)
     prefill = table.base + (prompt_tokens - cached_tokens + table.pending) / table.rate
     doubt = LEAST_DOUBT_SECONDS + DOUBT_OF_COMPUTING * prefill
-    crowding = _crowding(table)
+    crowding = _crowding(table, np.maximum(kv_tokens - cached_tokens, 0.0) / max(1, kv_tokens))
     doubt += age / STALE_SECONDS * (queue + crowding + table.service / np.maximum(have, 1.0))
     seconds = queue + prefill + table.round_trip
     return Estimates(table, allowed, cached_tokens, queue, prefill, seconds, crowding, doubt, has_place)
 
 
-def _crowding(table: Table) -> Floats:
-    """Seconds that one more sequence costs, by the share of batch or memory that is taken."""
-    batch = table.running / np.maximum(table.slots, 1.0)
-    memory = table.kv_used / np.maximum(table.kv_tokens, 1.0)
-    taken = np.minimum(np.maximum(batch, memory), MOST_CROWDED)
-    crowding: Floats = CROWDING * table.service * taken / (1 - taken)
+def _crowding(table: Table, new_share: Floats) -> Floats:
+    """Seconds that one more sequence costs, by the share of batch or memory that is taken.
+
+    Of memory it takes only what is not there already (`new_share` of what it needs), so that conversations
+    are drawn to their own memory also where all is crowded.
+    """
+    batch = np.minimum(table.running / np.maximum(table.slots, 1.0), MOST_CROWDED)
+    memory = np.minimum(table.kv_used / np.maximum(table.kv_tokens, 1.0), MOST_CROWDED)
+    crowded = np.maximum(batch / (1 - batch), new_share * memory / (1 - memory))
+    crowding: Floats = CROWDING * table.service * crowded
     return crowding
 
 
