@@ -114,6 +114,19 @@ async def test_unfinished_answers_are_marked_interrupted(store: Store) -> None:
     assert await store.interrupt_streaming(78) == 0
 
 
+async def test_of_two_runs_one_writes_a_message(store: Store) -> None:
+    before = replace(message("m2", "m1", 1), status="streaming", run="first")
+    await store.save([conversation()], [message("m1"), before])
+    after = replace(before, content="Hello again", run="second")
+    assert await store.take_over(before, after)
+    assert not await store.take_over(before, replace(before, run="third"))
+    assert not await store.take_over(replace(after, status="stopped"), replace(after, run="third"))
+    assert await store.save([], [replace(before, content="Too late"), message("m3")]) == ["m2"]
+    assert await store.message("m2") == after
+    assert await store.message("m3") == message("m3")
+    assert await store.save([], [replace(after, content="On time")]) == []
+
+
 async def test_a_failed_save_changes_nothing(store: Store) -> None:
     with pytest.raises(StoreError):
         await store.save([conversation()], [message("m2", parent="nobody", position=1)])
@@ -149,6 +162,8 @@ async def test_no_page_looks_at_all_messages_or_sorts_conversations(store: Store
     await store.conversations("ann", pinned=True, limit=1, before_ms=50)
     await store.conversation("ann", "c1")
     await store.messages("c1")
+    await store.message("m1")
+    await store.take_over(message("m1"), message("m1"))
     await store.conversation_of("ann", "m1")
     await store.count_conversations("ann")
     await store.conversation_ids("ann")
@@ -159,7 +174,7 @@ async def test_no_page_looks_at_all_messages_or_sorts_conversations(store: Store
     await store.interrupt_streaming(5)
     event.remove(engine, "before_cursor_execute", note)
     queries = [(text, values) for text, values in asked if text.startswith(("SELECT", "UPDATE", "DELETE"))]
-    assert len(queries) == 15, "one each, two for a page that is full, two to save"
+    assert len(queries) == 18, "one each, two for a page that is full, three to save"
     async with store._transaction() as connection:
         for text, values in queries:
             plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
@@ -284,7 +299,7 @@ def _schema(connection: Connection) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("revision", ["0001:0002", "base:0002"])
+@pytest.mark.parametrize("revision", ["0001:head", "base:head"])
 def test_migrations_say_the_same_to_postgresql(revision: str) -> None:
     """No server is needed to see that every statement can be written in its words."""
     text = io.StringIO()
@@ -294,6 +309,7 @@ def test_migrations_say_the_same_to_postgresql(revision: str) -> None:
     command.upgrade(config, revision, sql=True)
     assert "ALTER TABLE conversations ADD COLUMN pinned BOOLEAN DEFAULT false NOT NULL" in text.getvalue()
     assert "(tenant, updated_ms, id, pinned) WHERE deleted_ms IS NULL" in text.getvalue()
+    assert "ALTER TABLE messages ADD COLUMN run VARCHAR(32)" in text.getvalue()
 
 
 async def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -303,7 +319,7 @@ async def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None
     await store.close()
     with sqlite3.connect(path) as plain:
         plain.execute("UPDATE alembic_version SET version_num='0999'")
-    with pytest.raises(SchemaTooNewError, match=r"has schema 0999.*knows only up to 0002.*upgrade"):
+    with pytest.raises(SchemaTooNewError, match=r"has schema 0999.*knows only up to 0003.*upgrade"):
         await store.open(or_memory=True)
     with sqlite3.connect(path) as plain:
         assert plain.execute("SELECT version_num FROM alembic_version").fetchone() == ("0999",)

@@ -13,7 +13,7 @@ from ridgeline.store.errors import SchemaTooNewError, explain
 from ridgeline.store.folding import contains_folded
 from ridgeline.store.search_dialects import search_for
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 MEMORY = "sqlite+aiosqlite://"
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_TIMEOUT_MS = 5000

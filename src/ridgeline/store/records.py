@@ -57,6 +57,7 @@ class StoredMessage:
         ttft_ms: from the request to the first token; of the first run where it was continued.
         decode_ms: from the first to the last token, summed over runs.
         context_from: position of the oldest message that the model was shown for this answer.
+        run: what wrote the answer last; another run must have taken it over to write it.
     """
 
     id: str
@@ -78,3 +79,4 @@ class StoredMessage:
     ttft_ms: int | None = None
     decode_ms: int | None = None
     finished_ms: int | None = None
+    run: str | None = None

@@ -59,13 +59,32 @@ class Store:
             await self._engine.dispose()
             self._engine = None
 
-    async def save(self, changed: Sequence[Conversation] = (), rows: Sequence[StoredMessage] = ()) -> None:
-        """Insert or update conversations and messages (parents first) in one transaction."""
+    async def save(
+        self, changed: Sequence[Conversation] = (), rows: Sequence[StoredMessage] = ()
+    ) -> list[str]:
+        """Insert or update conversations and messages (parents first) in one transaction.
+
+        Returns:
+            Ids of messages that were left as they are: another run has taken them over.
+        """
         async with self._transaction(writes=True) as connection:
             for conversation in changed:
                 await _upsert(connection, conversations, row_of(conversation))
-            for row in rows:
-                await _upsert(connection, messages, row_of(row))
+            return [
+                row.id
+                for row in rows
+                if not await _upsert(connection, messages, row_of(row), _written_by(row.run))
+            ]
+
+    async def take_over(self, before: StoredMessage, after: StoredMessage) -> bool:
+        """Replace a message for another run; False where it is no longer that of `before`, or gone."""
+        change = (
+            update(messages)
+            .where(messages.c.id == before.id, _written_by(before.run), messages.c.status == before.status)
+            .values(**row_of(after))
+        )
+        async with self._transaction(writes=True) as connection:
+            return (await connection.execute(change)).rowcount > 0
 
     async def add(self, conversation: Conversation, rows: Sequence[StoredMessage]) -> None:
         """Insert a conversation with its messages (parents first), and never touch what is there."""
@@ -140,6 +159,13 @@ class Store:
         async with self._transaction() as connection:
             return [StoredMessage(**row) for row in (await connection.execute(query)).mappings()]
 
+    async def message(self, message_id: str) -> StoredMessage | None:
+        """One message, whoever it belongs to."""
+        query = select(messages).where(messages.c.id == message_id)
+        async with self._transaction() as connection:
+            row = (await connection.execute(query)).mappings().first()
+            return None if row is None else StoredMessage(**row)
+
     async def conversation_of(self, tenant: str, message_id: str) -> Conversation | None:
         """The conversation that a message stands in, if it is the tenant's and not deleted."""
         query = (
@@ -208,8 +234,18 @@ async def _conversations(connection: AsyncConnection, query: Select[Any]) -> lis
     return [conversation_of(row) for row in (await connection.execute(query)).mappings()]
 
 
-async def _upsert(connection: AsyncConnection, table: Table, values: dict[str, Any]) -> None:
-    key = values["id"]
-    changed = await connection.execute(update(table).where(table.c.id == key).values(**values))
+def _written_by(run: str | None) -> ColumnElement[bool]:
+    return messages.c.run.is_(None) if run is None else messages.c.run == run
+
+
+async def _upsert(
+    connection: AsyncConnection, table: Table, values: dict[str, Any], *only: ColumnElement[bool]
+) -> bool:
+    """False, and nothing is changed, where the row is there and not `only` what may be updated."""
+    mine = table.c.id == values["id"]
+    changed = await connection.execute(update(table).where(mine, *only).values(**values))
     if changed.rowcount == 0:
+        if only and (await connection.execute(select(table.c.id).where(mine))).first() is not None:
+            return False
         await connection.execute(insert(table).values(**values))
+    return True

@@ -76,5 +76,6 @@ messages = Table(
     Column("ttft_ms", Integer),
     Column("decode_ms", Integer),
     Column("finished_ms", BigInteger),
+    Column("run", String(32)),
     Index(None, "conversation_id", "position"),
 )

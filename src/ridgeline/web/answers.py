@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from types import EllipsisType
@@ -13,6 +14,7 @@ from ridgeline.store.records import ChatSettings, Conversation, StoredMessage
 from ridgeline.web.context import Window, path_to, shown, window_of
 from ridgeline.web.conversations import Conversations, now_ms
 from ridgeline.web.job import Ending, Job
+from ridgeline.web.resuming import Seen, is_lost, longest
 from ridgeline.web.rules import (
     NotFoundError,
     check_running,
@@ -24,6 +26,7 @@ from ridgeline.web.rules import (
 from ridgeline.web.settings import WebSettings
 from ridgeline.web.temporary import is_temporary, new_temporary_id
 from ridgeline.web.titles import Titles, title_of
+from ridgeline.web.wire import message_json
 
 
 class Answers:
@@ -37,7 +40,9 @@ class Answers:
         self._titles = titles
         self._settings = settings
         self._jobs: dict[str, Job] = {}
+        self._one_goes_on: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         conversations.temporary.is_busy = self.is_busy
+        conversations.on_taken_over = self._taken_over
 
     def job(self, tenant: str, message_id: str) -> Job | None:
         """The job of an answer, if it is running or has just ended."""
@@ -50,11 +55,15 @@ class Answers:
 
     def with_live(self, rows: Sequence[StoredMessage]) -> list[dict[str, object] | StoredMessage]:
         """Rows of the database, those being answered replaced by how they stand now."""
-        return [self._jobs[row.id].as_json() if row.id in self._jobs else row for row in rows]
+        return [job.as_json() if (job := self._live(row)) else row for row in rows]
 
     def as_now(self, rows: Sequence[StoredMessage]) -> list[StoredMessage]:
         """The same as rows."""
-        return [self._jobs[row.id].row if row.id in self._jobs else row for row in rows]
+        return [job.row if (job := self._live(row)) else row for row in rows]
+
+    def _live(self, row: StoredMessage) -> Job | None:
+        job = self._jobs.get(row.id)
+        return job if job is not None and job.run == row.run else None
 
     async def ask(
         self,
@@ -122,41 +131,125 @@ class Answers:
         job = await self._begin(conversation, model_name, path_to(rows, answer)[:-1])
         return await self._keep(conversation, job, [job.row]), job
 
-    async def go_on(self, tenant: str, message_id: str) -> Job:
+    async def go_on(self, tenant: str, message_id: str, seen: Seen | None = None) -> Job:
         """Continue an answer that is not whole, or make it anew if it has no text.
+
+        Args:
+            seen: what the page has of it, which may be more than what was saved.
 
         Raises:
             Refusal: other messages come after it, it is complete, or cannot be continued.
         """
-        conversation, rows, answer = await self._tree_with(tenant, message_id)
-        whole = answer.status == "complete" and answer.finish != "length"
-        if answer.role != "assistant" or whole or any(row.parent_id == message_id for row in rows):
-            raise Refusal("invalid_request", "Only the last answer can be continued, while it is not whole.")
-        if answer.status == "streaming" and answer.id in self._jobs:
-            return self._jobs[answer.id]
-        path = path_to(rows, answer)[:-1]
-        model = self._model(answer.model)
-        window = await self._window(conversation, model, [*path, answer] if answer.content else path)
-        answer = replace(
-            answer,
+        async with self._alone(message_id):
+            job = self.job(tenant, message_id)
+            if job is not None and job.running:
+                return job
+            conversation, rows, answer = await self._tree_with(tenant, message_id)
+            if not _may_go_on(answer, rows):
+                raise Refusal(
+                    "invalid_request", "Only the last answer can be continued, while it is not whole."
+                )
+            begun = replace(answer, content=longest(answer, seen))
+            job = await self._go_on(conversation, rows, answer, begun)
+            if job is None:
+                raise Refusal(
+                    "rate_limited", "An answer is being written in this conversation: wait for it or stop it."
+                )
+            return job
+
+    async def resume(self, tenant: str, message_id: str, seen: Seen) -> Job | StoredMessage:
+        """Go on with an answer whose server is gone, to where it would have come; nobody has to ask for it.
+
+        Returns:
+            What writes the answer here; the message as it stands where it is not to be gone on with:
+            it has ended, or somebody else goes on with it.
+
+        Raises:
+            Refusal: this server cannot go on with it now.
+        """
+        async with self._alone(message_id):
+            job = self.job(tenant, message_id)
+            if job is not None and job.running:
+                return job
+            conversation, rows, answer = await self._tree_with(tenant, message_id)
+            if not is_lost(answer, rows, seen):
+                return answer
+            text = longest(answer, seen)
+            model = self._model(answer.model)
+            made_tokens = len(await self._backend.tokenize(model.name, text)) if text else 0
+            begun = replace(answer, content=text, completion_tokens=made_tokens)
+            job = await self._go_on(conversation, rows, answer, begun, made_tokens)
+            return job or await self._now(answer)
+
+    def _alone(self, message_id: str) -> asyncio.Lock:
+        return self._one_goes_on.setdefault(message_id, asyncio.Lock())
+
+    async def _go_on(
+        self,
+        conversation: Conversation,
+        rows: Sequence[StoredMessage],
+        before: StoredMessage,
+        begun: StoredMessage,
+        made_tokens: int = 0,
+    ) -> Job | None:
+        """Start a job that takes over from the one before; None where another one has.
+
+        Args:
+            made_tokens: of the answer, that count towards its length.
+        """
+        more = len(begun.content) - len(before.content)
+        check_size(conversation, rows, self._settings, messages=0, characters=more)
+        self._check_limits(conversation.tenant, conversation.id)
+        model = self._model(before.model)
+        path = path_to(rows, before)[:-1]
+        window = await self._window(
+            conversation, model, [*path, begun] if begun.content else path, made_tokens
+        )
+        begun = replace(
+            begun,
             status="streaming",
             finish=None,
             error_code=None,
             error_message=None,
             finished_ms=None,
             context_from=window.start,
+            run=uuid.uuid4().hex,
         )
-        job = self._start(conversation, model, path, answer, window)
-        await self._keep(conversation, job, [answer], touch=False)
+        taken = await self._conversations.take_over(before, begun)
+        if taken is None:
+            return None
+        job = self._start(conversation, model, path, taken, window, made_tokens)
+        await self._keep(conversation, job, [taken], touch=False)
         return job
 
-    async def stop(self, tenant: str, message_id: str) -> dict[str, object]:
-        """End an answer and keep its text; the message as it then is."""
+    async def _now(self, before: StoredMessage) -> StoredMessage:
+        found = await self._conversations.message(before.conversation_id, before.id)
+        if found is None:
+            raise NotFoundError("message", "message_id")
+        return found
+
+    async def stop(self, tenant: str, message_id: str, seen: Seen | None = None) -> dict[str, object]:
+        """End an answer and keep its text; the message as it then is.
+
+        One whose server is gone is not gone on with by itself any more.
+        """
         job = self.job(tenant, message_id)
-        if job is None:
-            raise NotFoundError("running answer", "message_id")
-        await job.end("stopped")
-        return job.as_json()
+        if job is not None:
+            await job.end("stopped")
+            return job.as_json()
+        _, rows, answer = await self._tree_with(tenant, message_id)
+        if seen is None or not is_lost(answer, rows, seen):
+            return message_json(answer)
+        stopped = replace(
+            answer,
+            content=longest(answer, seen),
+            status="stopped",
+            error_code=None,
+            error_message=None,
+            finished_ms=now_ms(),
+            run=uuid.uuid4().hex,
+        )
+        return message_json(await self._conversations.take_over(answer, stopped) or await self._now(answer))
 
     async def stop_conversation(self, conversation_id: str) -> None:
         """End the answer being made in a conversation, if there is one, and the wish for a title."""
@@ -219,6 +312,7 @@ class Answers:
             created_ms=now_ms(),
             model=model.name,
             context_from=window.start,
+            run=uuid.uuid4().hex,
         )
         return self._start(conversation, model, path, answer, window)
 
@@ -248,13 +342,17 @@ class Answers:
         return find_model(self._backend, name)
 
     async def _window(
-        self, conversation: Conversation, model: ModelInfo, path: Sequence[StoredMessage]
+        self,
+        conversation: Conversation,
+        model: ModelInfo,
+        path: Sequence[StoredMessage],
+        made_tokens: int = 0,
     ) -> Window:
         return await window_of(
             self._backend,
             model,
             path,
-            reserve_tokens=self._settings.min_answer_tokens,
+            reserve_tokens=max(1, self._settings.min_answer_tokens - made_tokens),
             system_prompt=conversation.settings.system_prompt,
         )
 
@@ -265,10 +363,12 @@ class Answers:
         path: Sequence[StoredMessage],
         answer: StoredMessage,
         window: Window,
+        made_tokens: int = 0,
     ) -> Job:
         tenant, settings = conversation.tenant, conversation.settings
         self._check_limits(tenant, conversation.id)
-        max_tokens = min(settings.max_tokens or self._settings.max_answer_tokens, window.room_tokens)
+        wanted = (settings.max_tokens or self._settings.max_answer_tokens) - made_tokens
+        max_tokens = max(1, min(wanted, window.room_tokens))
         request = Request(
             id=f"web-{uuid.uuid4().hex}",
             model=model.name,
@@ -286,12 +386,19 @@ class Answers:
         return job
 
     def _check_limits(self, tenant: str, conversation_id: str) -> None:
+        if self._backend.status().state == "draining":
+            raise Refusal("shutting_down", "The server is shutting down and begins no answer.")
         running = [job for job in self._jobs.values() if job.running and job.tenant == tenant]
         check_running(conversation_id, [job.conversation_id for job in running], self._settings)
 
     def _when_done(self, job: Job) -> None:
         self._titles.consider(job)
         asyncio.get_running_loop().call_later(self._settings.linger_seconds, self._forget, job)
+
+    def _taken_over(self, message_id: str) -> None:
+        job = self._jobs.pop(message_id, None)
+        if job is not None:
+            job.taken_over()
 
     def _forget(self, job: Job) -> None:
         if self._jobs.get(job.message_id) is job:
@@ -301,3 +408,8 @@ class Answers:
 def _with_answer(conversation: Conversation, answer: StoredMessage) -> Conversation:
     """The conversation once an answer has begun in it: it shows that one."""
     return replace(conversation, model=answer.model, updated_ms=answer.created_ms, leaf_id=answer.id)
+
+
+def _may_go_on(answer: StoredMessage, rows: Sequence[StoredMessage]) -> bool:
+    whole = answer.status == "complete" and answer.finish != "length"
+    return answer.role == "assistant" and not whole and all(row.parent_id != answer.id for row in rows)

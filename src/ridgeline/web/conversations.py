@@ -31,10 +31,14 @@ class Conversations:
     Rows that could not be written are kept (at most `MAX_UNSAVED`) and are written with the next
     ones. `problem` is the sentence to show for as long as something is not saved. What belongs to
     a temporary conversation stays in `temporary` and never reaches the store.
+
+    Attributes:
+        on_taken_over: told the id of a message that another run writes now, at another server.
     """
 
     def __init__(self, store: Store, temporary: TemporaryConversations) -> None:
         self.temporary = temporary
+        self.on_taken_over: Callable[[str], None] = lambda _: None
         self._store = store
         self._unsaved_conversations: dict[str, Conversation] = {}
         self._unsaved_rows: dict[str, StoredMessage] = {}
@@ -105,6 +109,27 @@ class Conversations:
                 await self._write()
             return changed
 
+    async def take_over(self, before: StoredMessage, after: StoredMessage) -> StoredMessage | None:
+        """Write a message for another run than the one before.
+
+        Returns:
+            The message as it is to be gone on with; None if it has meanwhile become another.
+        """
+        async with self._one_writer:
+            await self._write()
+            if is_temporary(before.conversation_id):
+                self.temporary.put_rows([after])
+                return after
+            if self._write_problem is None:
+                try:
+                    return after if await self._store.take_over(before, after) else None
+                except StoreError as error:
+                    self._keep_for_later(error)
+            # What the database cannot be told is nobody else's; it knows the run before.
+            after = replace(after, run=before.run)
+            self._unsaved_rows[after.id] = after
+            return after
+
     def _note(self, rows: Sequence[StoredMessage]) -> None:
         """Take messages over, before anything is awaited: an answer may end and save itself first."""
         self.temporary.put_rows(rows)
@@ -116,14 +141,14 @@ class Conversations:
         if not conversations and not rows:
             return
         try:
-            await self._store.save(conversations, rows)
+            lost = await self._store.save(conversations, rows)
         except StoreError as error:
             if not isinstance(error.__cause__, IntegrityError):
                 self._keep_for_later(error)
                 return
             await self._write_apart(conversations, rows)
         else:
-            self._written(conversations, rows)
+            self._written(conversations, rows, lost)
         if self._write_problem is not None:
             log.info("Conversations are saved again.")
             self._write_problem = None
@@ -136,15 +161,18 @@ class Conversations:
         for name in names:
             mine = [row for row in conversations if row.id == name]
             its_rows = [row for row in rows if row.conversation_id == name]
+            lost: Sequence[str] = ()
             try:
-                await self._store.save(mine, its_rows)
+                lost = await self._store.save(mine, its_rows)
             except StoreError as error:
                 if not isinstance(error.__cause__, IntegrityError):
                     continue
                 log.error("Dropped %d messages that do not fit the database.", len(its_rows))
-            self._written(mine, its_rows)
+            self._written(mine, its_rows, lost)
 
-    def _written(self, conversations: Sequence[Conversation], rows: Sequence[StoredMessage]) -> None:
+    def _written(
+        self, conversations: Sequence[Conversation], rows: Sequence[StoredMessage], lost: Sequence[str]
+    ) -> None:
         # Only what was written is forgotten: a newer version may have come meanwhile.
         for done in conversations:
             if self._unsaved_conversations.get(done.id) is done:
@@ -152,6 +180,8 @@ class Conversations:
         for row in rows:
             if self._unsaved_rows.get(row.id) is row:
                 del self._unsaved_rows[row.id]
+        for name in lost:
+            self.on_taken_over(name)
 
     def _keep_for_later(self, error: StoreError) -> None:
         if self._write_problem is None:
@@ -232,6 +262,13 @@ class Conversations:
                     rows[row.id] = row
             found = list(rows.values())
         return sorted(found, key=lambda row: (row.position, row.created_ms))
+
+    async def message(self, conversation_id: str, message_id: str) -> StoredMessage | None:
+        """One message of a conversation as it was last saved."""
+        if is_temporary(conversation_id):
+            rows = self.temporary.messages(conversation_id)
+            return next((row for row in rows if row.id == message_id), None)
+        return self._unsaved_rows.get(message_id) or await self._store.message(message_id)
 
     async def of_message(self, tenant: str, message_id: str) -> Conversation | None:
         """The tenant's conversation that a message stands in."""

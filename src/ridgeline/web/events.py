@@ -1,13 +1,19 @@
 """Server-sent events over HTTP."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import orjson
 
 from ridgeline.store.records import StoredMessage
+from ridgeline.web.conversations import Conversations
 from ridgeline.web.job import Event
+from ridgeline.web.settings import WebSettings
 from ridgeline.web.streamed import StreamedResponse
 from ridgeline.web.wire import message_json
+
+GONE_HEARTBEATS = 3
+"""After so many of silence a server is taken to be gone, here as in the page."""
 
 
 class EventResponse(StreamedResponse):
@@ -40,7 +46,25 @@ def encode(event: Event | None) -> bytes:
     return head + orjson.dumps(event.data) + b"\n\n"
 
 
-async def finished(row: StoredMessage, problem: str | None) -> AsyncIterator[Event | None]:
-    """What a listener of an answer that ended long ago is told."""
-    yield Event("end", "snapshot", {"message": message_json(row)})
-    yield Event("end", "end", {"message": message_json(row), "problem": problem})
+async def told_elsewhere(
+    conversations: Conversations, settings: WebSettings, conversation_id: str, message_id: str
+) -> AsyncIterator[Event | None]:
+    """An answer that no job here writes: ended long ago, or being written by another server.
+
+    Where that one has not saved anything for long there is no `end`: it may be gone.
+    """
+    shown: StoredMessage | None = None
+    silent_seconds = 0.0
+    while silent_seconds < GONE_HEARTBEATS * settings.heartbeat_seconds:
+        row = await conversations.message(conversation_id, message_id)
+        if row is None:
+            return
+        if row != shown:
+            shown, silent_seconds = row, 0.0
+            yield Event(row.status, "snapshot", {"message": message_json(row)})
+        if row.status != "streaming":
+            yield Event("end", "end", {"message": message_json(row), "problem": conversations.problem})
+            return
+        await asyncio.sleep(settings.save_interval_seconds)
+        silent_seconds += settings.save_interval_seconds
+        yield None

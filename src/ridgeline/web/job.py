@@ -17,7 +17,7 @@ from ridgeline.web.wire import message_json
 
 log = logging.getLogger("ridgeline.web")
 
-Ending = Literal["stopped", "unheard", "server_stopped"]
+Ending = Literal["stopped", "unheard", "server_stopped", "taken_over"]
 _CANCEL_GRACE_SECONDS = 2.0
 
 
@@ -49,6 +49,7 @@ class Job:
         self.tenant = tenant
         self.conversation_id = row.conversation_id
         self.message_id = row.id
+        self.run = row.run
         self.request = request
         self.running = True
         self._backend = backend
@@ -98,8 +99,15 @@ class Job:
                 self._generation.cancel()
             await asyncio.wait((self._task,))
 
+    def taken_over(self) -> None:
+        """End it, for another server goes on with it; what was not saved is left out."""
+        self._end_task = asyncio.create_task(self.end("taken_over"))
+
     async def listen(self, last_event_id: str | None) -> AsyncIterator[Event | None]:
-        """Everything after `last_event_id`, then what comes, ending with `end`; None is a heartbeat."""
+        """Everything after `last_event_id`, then what comes, ending with `end`; None is a heartbeat.
+
+        Without `end`, the answer goes on elsewhere.
+        """
         self._listeners += 1
         self._watch_listeners()
         try:
@@ -112,6 +120,8 @@ class Job:
                 if seen < len(self._log):
                     text, seen = "".join(self._log[seen:]), len(self._log)
                     yield Event(self._id(seen), "text", {"text": text})
+                elif self._ending == "taken_over":
+                    return
                 elif not self.running:
                     problem = self._conversations.problem
                     yield Event(self._id(seen), "end", {"message": self.as_json(), "problem": problem})
@@ -152,7 +162,8 @@ class Job:
         outcome = await self._outcome(self._generation)
         await saver
         final = self._with_numbers(replace(outcome, content=self._row.content + "".join(self._log)))
-        await self._conversations.save(None, [final])
+        if self._ending != "taken_over":
+            await self._conversations.save(None, [final])
         self._row, self.running = final, False
         self._watch_listeners()
         self._notify()

@@ -8,10 +8,11 @@ from ridgeline.api.validation import read_json
 from ridgeline.protocol import Refusal
 from ridgeline.store.records import ChatSettings
 from ridgeline.web import conversation_routes, transfer_routes
-from ridgeline.web.events import EventResponse, finished
+from ridgeline.web.events import EventResponse, told_elsewhere
 from ridgeline.web.http import Tenant, json_response, site_of
+from ridgeline.web.job import Job
 from ridgeline.web.rules import NotFoundError
-from ridgeline.web.schemas import TITLE_CHARACTERS, NewMessage, Regenerate
+from ridgeline.web.schemas import TITLE_CHARACTERS, GoOn, NewMessage, Regenerate, SeenBody
 from ridgeline.web.wire import conversation_json, message_json, models_json
 
 router = APIRouter(prefix="/web")
@@ -30,6 +31,7 @@ async def session(http: Request, tenant: Tenant) -> Response:
             "models": models_json(site.backend.models()),
             "max_message_characters": settings.max_message_characters,
             "undo_seconds": settings.undo_seconds,
+            "heartbeat_seconds": settings.heartbeat_seconds,
             "problem": site.conversations.problem,
             "defaults": {
                 "temperature": settings.sampling.temperature,
@@ -99,14 +101,21 @@ async def regenerate(http: Request, tenant: Tenant, message_id: str) -> Response
 @router.post("/answers/{message_id}/continue")
 async def go_on(http: Request, tenant: Tenant, message_id: str) -> Response:
     """Go on with an answer that was stopped, interrupted, cut off or has failed."""
-    job = await site_of(http).answers.go_on(tenant, message_id)
-    return json_response({"answer": job.as_json()})
+    body = await read_json(http, GoOn) if await http.body() else GoOn()
+    answers, seen = site_of(http).answers, body.seen()
+    if not body.automatic:
+        job = await answers.go_on(tenant, message_id, seen)
+        return json_response({"answer": job.as_json()})
+    found = await answers.resume(tenant, message_id, seen)
+    return json_response({"answer": found.as_json() if isinstance(found, Job) else message_json(found)})
 
 
 @router.post("/answers/{message_id}/stop")
 async def stop(http: Request, tenant: Tenant, message_id: str) -> Response:
     """End an answer and keep its text."""
-    return json_response({"answer": await site_of(http).answers.stop(tenant, message_id)})
+    body = await read_json(http, SeenBody) if await http.body() else None
+    seen = None if body is None else body.seen()
+    return json_response({"answer": await site_of(http).answers.stop(tenant, message_id, seen)})
 
 
 @router.get("/answers/{message_id}/events")
@@ -120,5 +129,5 @@ async def events(http: Request, tenant: Tenant, message_id: str) -> Response:
     found = await site.conversations.of_message(tenant, message_id)
     if found is None:
         raise NotFoundError("message", "message_id")
-    rows = {row.id: row for row in await site.conversations.messages(found.id)}
-    return EventResponse(finished(rows[message_id], site.conversations.problem), send_timeout_seconds=timeout)
+    told = told_elsewhere(site.conversations, site.settings, found.id, message_id)
+    return EventResponse(told, send_timeout_seconds=timeout)

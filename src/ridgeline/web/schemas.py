@@ -8,6 +8,7 @@ from pydantic import Field
 from ridgeline.api.schemas import Schema
 from ridgeline.protocol import Refusal
 from ridgeline.store.records import ChatSettings
+from ridgeline.web.resuming import Seen
 from ridgeline.web.rules import storable
 from ridgeline.web.settings import WebSettings
 
@@ -66,6 +67,23 @@ class Regenerate(Schema):
     """Another answer to the same question."""
 
     model: str | None = None
+
+
+class SeenBody(Schema):
+    """What the page has of an answer."""
+
+    run: Id | None = None
+    text: str = ""
+
+    def seen(self) -> Seen:
+        """The same for those who go on with it."""
+        return Seen(self.run, self.text)
+
+
+class GoOn(SeenBody):
+    """`automatic`: by the page itself, after its server was lost."""
+
+    automatic: bool = False
 
 
 class ConversationChange(Schema):

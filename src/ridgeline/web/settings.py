@@ -56,7 +56,7 @@ class WebSettings:
     max_searches: int = 8
     unheard_seconds: float = 60.0
     save_interval_seconds: float = 1.0
-    heartbeat_seconds: float = 15.0
+    heartbeat_seconds: float = 5.0
     undo_seconds: float = 30.0
     linger_seconds: float = 30.0
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.3, top_p=0.9))

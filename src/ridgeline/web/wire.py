@@ -73,6 +73,7 @@ def message_json(row: StoredMessage, *, retry_after_seconds: float | None = None
         "created_ms": row.created_ms,
         "error": error,
         "usage": usage,
+        "run": row.run,
     }
 
 
