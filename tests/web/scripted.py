@@ -35,6 +35,7 @@ class ScriptedBackend:
         requests: what was asked, in order; those for titles are in `titles`.
         title: what is answered to those; nothing leaves a conversation the title it has.
         hold_titles: those wait until this is False again or they are cancelled.
+        draining: whether the server is about to end.
         running: ids of requests that hold blocks.
         timelines: what is remembered of requests.
     """
@@ -52,6 +53,7 @@ class ScriptedBackend:
         self.timelines: list[Timeline] = []
         self.infos = [ModelInfo("tiny", 1, 2000, 100, 1000)]
         self.deaf = False
+        self.draining = False
         self._cancelled: set[str] = set()
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
@@ -128,7 +130,7 @@ class ScriptedBackend:
         models = tuple(
             ModelStatus(info.name, 0, 8, 0, 8, 9, 9, 0, 0, 16, 1.0, "print") for info in self.infos
         )
-        return Status("ready", models)
+        return Status("draining" if self.draining else "ready", models)
 
     async def tokenize(
         self, model: str, text: str | None = None, messages: Sequence[Message] | None = None

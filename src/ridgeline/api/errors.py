@@ -45,6 +45,8 @@ def error_response(
     extra = dict(headers or {})
     if refusal.retry_after_seconds is not None:
         extra["retry-after"] = str(max(1, math.ceil(refusal.retry_after_seconds)))
+    if refusal.code == "shutting_down":
+        extra["connection"] = "close"  # the next request may reach another server of this address
     if refusal.code == "invalid_api_key":
         extra["www-authenticate"] = "Bearer"
     return Response(

@@ -14,7 +14,7 @@ from ridgeline.store.records import ChatSettings, Conversation, StoredMessage
 from ridgeline.web.context import Window, path_to, shown, window_of
 from ridgeline.web.conversations import Conversations, now_ms
 from ridgeline.web.job import Ending, Job
-from ridgeline.web.resuming import Seen, is_lost, longest
+from ridgeline.web.resuming import Seen, is_unwritten, longest, may_resume
 from ridgeline.web.rules import (
     NotFoundError,
     check_running,
@@ -172,7 +172,7 @@ class Answers:
             if job is not None and job.running:
                 return job
             conversation, rows, answer = await self._tree_with(tenant, message_id)
-            if not is_lost(answer, rows, seen):
+            if not may_resume(answer, rows, seen):
                 return answer
             text = longest(answer, seen)
             model = self._model(answer.model)
@@ -237,8 +237,8 @@ class Answers:
         if job is not None:
             await job.end("stopped")
             return job.as_json()
-        _, rows, answer = await self._tree_with(tenant, message_id)
-        if seen is None or not is_lost(answer, rows, seen):
+        _, _, answer = await self._tree_with(tenant, message_id)
+        if seen is None or not is_unwritten(answer, seen):
             return message_json(answer)
         stopped = replace(
             answer,

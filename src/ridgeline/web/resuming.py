@@ -23,13 +23,19 @@ class Seen:
     text: str
 
 
-def is_lost(answer: StoredMessage, rows: Sequence[StoredMessage], seen: Seen) -> bool:
-    """Whether nobody writes an answer that should be written: a page may go on with it by itself."""
+def is_unwritten(answer: StoredMessage, seen: Seen) -> bool:
+    """Whether an answer is not whole, and nothing but the loss of its server is the reason.
+
+    That no job here writes it the caller knows.
+    """
     if answer.role != "assistant" or answer.run != seen.run:
         return False
-    if any(row.parent_id == answer.id for row in rows):
-        return False
     return answer.status == "streaming" or answer.error_code in _LOST
+
+
+def may_resume(answer: StoredMessage, rows: Sequence[StoredMessage], seen: Seen) -> bool:
+    """Whether the page may go on with such an answer by itself: nothing has been asked after it."""
+    return is_unwritten(answer, seen) and all(row.parent_id != answer.id for row in rows)
 
 
 def longest(answer: StoredMessage, seen: Seen | None) -> str:

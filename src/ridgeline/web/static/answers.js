@@ -3,9 +3,10 @@ import { call } from './api.js';
 import { newestLeaf } from './branches.js';
 import { dropDraft, saveDraft } from './drafts.js';
 import { cancelRetry, fail, handled, tell } from './errors.js';
-import { finish, follow, stopWaiting } from './following.js';
+import { finish, follow, stopLost, stopWaiting } from './following.js';
 import { batch } from './lib.js';
 import { listed } from './list.js';
+import { askFor, callAbout, mayPass } from './resuming.js';
 import { present } from './shown.js';
 import * as state from './state.js';
 
@@ -34,12 +35,8 @@ async function post(thread, content, place, retry, rest) {
   cancelRetry();
   state.sending.value = true;
   try {
-    const answer = await call('POST', '/web/messages', {
-      content,
-      conversation_id: thread?.id ?? null,
-      model: state.model.value,
-      ...place,
-    });
+    const body = { content, conversation_id: thread?.id ?? null, model: state.model.value, ...place };
+    const answer = await askFor(() => call('POST', '/web/messages', body));
     arrived(thread, answer, rest);
     return true;
   } catch (error) {
@@ -91,9 +88,8 @@ export async function regenerate(thread, message) {
   if (state.sending.value || state.answering.value) return;
   state.sending.value = true;
   try {
-    const { conversation, answer } = await call('POST', `/web/answers/${message.id}/regenerate`, {
-      model: state.model.value,
-    });
+    const body = { model: state.model.value };
+    const { conversation, answer } = await askFor(() => call('POST', `/web/answers/${message.id}/regenerate`, body));
     const another = new state.Message(answer);
     batch(() => {
       state.notice.value = null;
@@ -111,11 +107,14 @@ export async function stop() {
   const thread = state.thread.value;
   const message = state.answering.value;
   if (!message) return;
+  if (message.lost.value) return void stopLost(thread, message);
   try {
-    const { answer } = await call('POST', `/web/answers/${message.id}/stop`);
+    const { answer } = await callAbout(message, 'stop');
     if (message.streaming) finish(thread, message, answer);
   } catch (error) {
-    if (error.status !== 404 && !handled(error)) tell(error);
+    if (handled(error) || error.status === 404) return;
+    if (mayPass(error)) stopLost(thread, message);
+    else tell(error);
   }
 }
 

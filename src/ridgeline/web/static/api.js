@@ -76,11 +76,13 @@ async function request(path, options) {
     response = await fetch(path, { cache: 'no-store', credentials: 'omit', ...options });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
-    throw new ApiError('unreachable', 'The server does not answer.');
+    throw unreachable();
   }
   if (!response.ok) throw await errorOf(response);
   return response;
 }
+
+const unreachable = () => new ApiError('unreachable', 'The server does not answer.');
 
 async function errorOf(response) {
   let body = null;
@@ -105,7 +107,12 @@ export async function call(method, path, body, signal) {
     body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
     signal,
   });
-  return response.json();
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw unreachable();
+  }
 }
 
 export async function download(path) {
@@ -113,24 +120,47 @@ export async function download(path) {
   return response.blob();
 }
 
-// Server-sent events by fetch: EventSource cannot send an Authorization header.
-export async function* events(path, lastEventId, signal) {
+// Server-sent events by fetch: EventSource cannot send an Authorization header. The first one says that the
+// stream is open; one without a byte for `silentMs` is lost.
+export async function* events(path, lastEventId, signal, silentMs) {
+  const silence = new AbortController();
+  let timer;
+  const heard = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(new DOMException('silence', 'TimeoutError')), silentMs);
+  };
   const extra = { accept: 'text/event-stream' };
   if (lastEventId) extra['last-event-id'] = lastEventId;
-  const response = await request(path, { headers: headers(extra), signal });
-  const reader = response.body.getReader();
-  const decoder = new TextDecoder();
-  let rest = '';
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    rest += decoder.decode(value, { stream: true });
-    let end;
-    while ((end = rest.indexOf('\n\n')) >= 0) {
-      const event = parse(rest.slice(0, end));
-      rest = rest.slice(end + 2);
-      if (event) yield event;
+  heard();
+  try {
+    const response = await request(path, { headers: headers(extra), signal: AbortSignal.any([signal, silence.signal]) });
+    yield { kind: 'open' };
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder();
+    let rest = '';
+    for (;;) {
+      const { done, value } = await next(reader);
+      if (done) return;
+      heard();
+      rest += decoder.decode(value, { stream: true });
+      let end;
+      while ((end = rest.indexOf('\n\n')) >= 0) {
+        const event = parse(rest.slice(0, end));
+        rest = rest.slice(end + 2);
+        if (event) yield event;
+      }
     }
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function next(reader) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw unreachable();
   }
 }
 

@@ -110,6 +110,7 @@ async function show(id) {
   const kept = state.live.value.get(id);
   if (kept) {
     present(kept);
+    resume(kept);
     return reveal();
   }
   try {

@@ -1,7 +1,8 @@
-// Following an answer as it is written, through lost connections, and going on with one that is
-// not whole: by hand, or by itself where the server said how long to wait.
-import { call, events } from './api.js';
+// Following an answer as it is written, through lost connections and lost servers, and going on with one
+// that is not whole: by hand, or by itself where the server said how long to wait.
+import { ApiError, events } from './api.js';
 import { fail, handled, showProblem, waitSeconds } from './errors.js';
+import { askFor, callAbout, mayPass, Patience, silentMs } from './resuming.js';
 import * as state from './state.js';
 import { text } from './text.js';
 import { awaitTitle } from './titles.js';
@@ -14,8 +15,9 @@ const followers = new Map();
 // What was going on in a conversation when it was left goes on.
 export function resume(thread) {
   const { writing, last } = thread;
-  if (writing.value) follow(thread, writing.value);
-  else if (last?.data.value.error?.code === 'at_capacity' && Date.now() - last.createdMs < STALE_MS) {
+  if (writing.value) {
+    if (!followers.has(writing.value.id)) follow(thread, writing.value);
+  } else if (last?.data.value.error?.code === 'at_capacity' && !last.retryAt.value && Date.now() - last.createdMs < STALE_MS) {
     goOnLater(thread, last);
   }
 }
@@ -39,37 +41,84 @@ export async function follow(thread, message) {
 }
 
 async function listen(thread, message, signal) {
+  const patience = new Patience();
   let last = null;
-  for (let attempt = 0; message.streaming && !signal.aborted; attempt += 1) {
+  while (message.streaming && !signal.aborted) {
+    let error = null;
+    let ended = null;
     try {
-      for await (const event of events(`/web/answers/${message.id}/events`, last, signal)) {
-        attempt = 0;
+      if (message.lost.value) await rejoin(message, signal);
+      for await (const event of events(`/web/answers/${message.id}/events`, last, signal, silentMs())) {
+        if (event.kind === 'open') {
+          message.lost.value = false;
+          continue;
+        }
         last = event.id;
-        message.lost.value = false;
-        take(thread, message, event);
+        if (event.kind === 'end') ended = event.data;
+        else if (take(message, event)) patience.renew();
       }
-    } catch (error) {
-      if (error.name === 'AbortError' || handled(error)) return;
-      if (error.status === 404) {
-        forget(thread.id);
-        return;
-      }
+    } catch (failure) {
+      if (failure.name === 'AbortError' || handled(failure)) return;
+      if (!(failure instanceof ApiError)) throw failure;
+      error = failure;
     }
-    if (message.streaming && !signal.aborted) {
-      message.lost.value = true;
-      await new Promise((done) => setTimeout(done, Math.min(8000, 500 * 2 ** attempt)));
+    if (signal.aborted) return;
+    if (ended) {
+      const again = isLost(ended.message, patience) && (await lost(thread, message, patience, null, signal));
+      if (!again && !signal.aborted) settle(thread, message, ended);
+    } else {
+      const again = (!error || mayPass(error)) && (await lost(thread, message, patience, error, signal));
+      if (!again && !signal.aborted) breakOff(thread, message, error);
     }
   }
 }
 
-function take(thread, message, { kind, data }) {
+// True where the answer has grown.
+function take(message, { kind, data }) {
   if (kind === 'text') message.append(data.text);
-  else if (kind === 'snapshot') message.update(data.message);
-  else {
-    if (data.problem) showProblem(data.problem);
-    finish(thread, message, data.message);
-  }
+  else if (data.message.status === 'streaming') message.update(data.message); // else its end follows
+  return kind === 'text';
 }
+
+// Waits before the connection is tried again; what there is of the answer stays.
+function lost(thread, message, patience, error, signal) {
+  if (patience.tries === 0) say(thread, text.status.lost);
+  message.lost.value = true;
+  return patience.wait(error, signal);
+}
+
+// Of an answer that has ended: whether it was the server that did, or one that has come back is not ready yet.
+function isLost({ error }, patience) {
+  if (error?.code === 'server_stopped') return true;
+  return patience.tries > 0 && ['no_replica', 'shutting_down'].includes(error?.code);
+}
+
+// Some server goes on with the answer, unless somebody else has made it do so: then it is followed.
+async function rejoin(message, signal) {
+  const { answer } = await callAbout(message, 'continue', { automatic: true }, signal);
+  message.data.value = { ...message.data.value, run: answer.run };
+}
+
+function settle(thread, message, { message: data, problem }) {
+  if (problem) showProblem(problem);
+  finish(thread, message, data);
+}
+
+// Trying again does not help, or has not: it is told as any other error.
+function breakOff(thread, message, error) {
+  const { code, message: words, retryAfterSeconds } = error ?? { code: 'server_stopped', message: '' };
+  finish(thread, message, {
+    ...asShown(message),
+    status: 'failed',
+    error: {
+      code: error?.status === 404 ? 'server_stopped' : code,
+      message: words,
+      retry_after_seconds: retryAfterSeconds ?? null,
+    },
+  });
+}
+
+const asShown = (message) => ({ ...message.data.value, content: message.content });
 
 export function finish(thread, message, data) {
   message.lost.value = false;
@@ -78,10 +127,28 @@ export function finish(thread, message, data) {
   if (data.error?.code === 'at_capacity') goOnLater(thread, message, data.error.retry_after_seconds);
 }
 
+// Stops an answer whose server does not answer: it stays as it is, and the server is told when it is back.
+export async function stopLost(thread, message) {
+  followers.get(message.id)?.abort();
+  finish(thread, message, { ...asShown(message), status: 'stopped', error: null });
+  const patience = new Patience();
+  let error = null;
+  do {
+    try {
+      const { answer } = await callAbout(message, 'stop');
+      if (message.data.value.status === 'stopped') message.update(answer);
+      return;
+    } catch (failure) {
+      if (handled(failure) || !mayPass(failure)) return;
+      error = failure;
+    }
+  } while ((await patience.wait(error)) && message.data.value.status === 'stopped');
+}
+
 export async function goOn(thread, message) {
   message.retryAt.value = null;
   try {
-    const { answer } = await call('POST', `/web/answers/${message.id}/continue`);
+    const { answer } = await askFor(() => callAbout(message, 'continue'));
     message.update(answer);
     follow(thread, message);
   } catch (error) {

@@ -91,7 +91,7 @@ export const text = {
     title: 'Waiting for the server',
     body: 'It has not answered yet. This page goes on as soon as it does.',
   },
-  reconnecting: 'The connection is lost. The answer goes on at the server; reconnecting…',
+  reconnecting: 'The connection is lost. Trying again; the answer goes on as soon as a server is there.',
   close: 'Close',
   cancel: 'Cancel',
   save: 'Save',
@@ -235,6 +235,7 @@ export const text = {
   },
   status: {
     started: 'Answering',
+    lost: 'The connection is lost; trying again',
     thinking: 'Still thinking',
     writing: (words) => `Still answering, ${words.toLocaleString()} words so far`,
     complete: 'Answer complete',

@@ -1,0 +1,293 @@
+"""An answer whose server is lost in the middle goes on by itself, in Chromium."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import axe
+import httpx
+import pytest
+from chatting import PHONE, answers, box, finished, last_answer, say, with_clock, words
+from door import Door, Way, make_server
+from playwright.sync_api import Page, Route, expect
+from served import Server
+
+from ridgeline.protocol import Refusal
+
+pytestmark = pytest.mark.browser
+
+OpenPage = Callable[..., Page]
+LOST = (
+    "ERR_CONNECTION_REFUSED",
+    "ERR_INCOMPLETE_CHUNKED_ENCODING",
+    "ERR_CONNECTION_RESET",
+    "ERR_EMPTY_RESPONSE",
+    "status of 503",
+    "status of 502",
+)
+WORD_SECONDS = 0.02
+WORDS = 60
+TEXT = words(WORDS)
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    door = Door(tmp_path / "c.db", TEXT, WORD_SECONDS)
+    yield door
+    door.kill()
+
+
+@pytest.fixture
+def make_teller(tmp_path: Path) -> Iterator[Callable[[], Server]]:
+    """Sites that share a database."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> Server:
+            server = make_server(tmp_path / "c.db", TEXT, delay_seconds=WORD_SECONDS)
+            server.start()
+            stack.callback(server.stop)
+            stack.callback(setattr, server.backend, "hold_after", None)
+            return server
+
+        yield make
+
+
+@pytest.fixture
+def teller(make_teller: Callable[[], Server]) -> Server:
+    return make_teller()
+
+
+@pytest.fixture
+def way(teller: Server) -> Iterator[Way]:
+    way = Way(teller.port)
+    yield way
+    way.close()
+
+
+def begun(page: Page, word: int = 10) -> None:
+    """Ask, and wait until the answer has come to a word."""
+    say(page, "Tell me")
+    expect(last_answer(page)).to_contain_text(f"word{word} ")
+
+
+def whole(page: Page, url: str) -> dict:
+    """Wait for the end of the answer, see that it is all there, and kept once; the message."""
+    expect(last_answer(page)).to_have_text(TEXT)
+    finished(page)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    found = httpx.get(f"{url}/web/conversations/{page.url.rsplit('/', 1)[1]}").json()["messages"]
+    assert [row["role"] for row in found] == ["user", "assistant"]
+    answer = found[-1]
+    assert (answer["status"], answer["finish"], answer["content"]) == ("complete", "stop", TEXT)
+    assert answer["usage"]["completion_tokens"] == WORDS
+    return answer
+
+
+def lost(page: Page) -> None:
+    expect(answers(page).last).to_contain_text("The connection is lost")
+
+
+def test_a_killed_server_that_comes_back_and_is_killed_again(door: Door, open_page: OpenPage) -> None:
+    page = open_page(door.url, allow=LOST)
+    begun(page)
+    door.kill()
+    lost(page)
+    page.wait_for_timeout(200)  # until all that has arrived is shown
+    before = last_answer(page).inner_text()
+    assert before.startswith(words(10))
+    page.wait_for_timeout(1000)
+    assert last_answer(page).inner_text() == before, "what is there stays"
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    door.start()
+    expect(last_answer(page)).to_contain_text("word40 ")
+    door.kill()
+    door.start()
+    whole(page, door.url)
+    page.reload()
+    expect(last_answer(page)).to_have_text(TEXT)
+
+
+def test_a_cut_connection_takes_up_the_same_run(teller: Server, way: Way, open_page: OpenPage) -> None:
+    page = open_page(way.url, allow=LOST)
+    begun(page)
+    way.cut()
+    lost(page)
+    way.mend()
+    whole(page, teller.url)
+    assert len(teller.backend.requests) == 1
+
+
+def test_a_stalled_connection_is_a_lost_one(teller: Server, way: Way, open_page: OpenPage) -> None:
+    page = open_page(way.url, allow=LOST)
+    begun(page)
+    way.stall()
+    lost(page)
+    way.cut()
+    way.mend()
+    whole(page, teller.url)
+
+
+def test_the_next_connection_reaches_another_door(
+    make_teller: Callable[[], Server], open_page: OpenPage
+) -> None:
+    first, second = make_teller(), make_teller()
+    way = Way(first.port)
+    page = open_page(way.url, allow=LOST)
+    begun(page)
+    way.cut()
+    way.mend(second.port)
+    whole(page, second.url)
+    # The first one is alive: it finds out that the answer is not its own any more, and ends it.
+    assert len(first.backend.requests) == len(second.backend.requests) == 1
+    assert first.backend.running == set()
+    way.close()
+
+
+def test_a_killed_door_and_another_one_beside_it(door: Door, teller: Server, open_page: OpenPage) -> None:
+    way = Way(door.port)
+    page = open_page(way.url, allow=LOST)
+    begun(page)
+    door.kill()
+    way.mend(teller.port)
+    whole(page, teller.url)
+    assert len(teller.backend.requests) == 1
+    assert teller.backend.requests[0].continue_final_message
+    way.close()
+
+
+def test_a_draining_server_leaves_the_answer_to_the_next(
+    make_teller: Callable[[], Server], open_page: OpenPage
+) -> None:
+    first, second = make_teller(), make_teller()
+    way = Way(first.port)
+    page = open_page(way.url, allow=LOST)
+    begun(page)
+    first.backend.draining = True
+    first.backend.cancel(first.backend.requests[0].id)
+    lost(page)
+    way.mend(second.port)
+    whole(page, second.url)
+    first.backend.requests.clear()
+    way.mend(first.port)
+    way.cut()
+    way.mend()
+    with page.expect_response(lambda response: response.status == 503) as refused:
+        say(page, "And now?")
+    assert refused.value.headers["connection"] == "close"
+    way.mend(second.port)
+    expect(answers(page)).to_have_count(2)
+    expect(box(page)).to_have_value("")
+    assert first.backend.requests == []
+    way.close()
+
+
+def test_stopped_while_the_server_is_away(door: Door, open_page: OpenPage) -> None:
+    page = open_page(door.url, allow=LOST)
+    begun(page)
+    door.kill()
+    lost(page)
+    page.get_by_role("button", name="Stop").click()
+    expect(answers(page).last).to_contain_text("Stopped")
+    expect(answers(page).last).not_to_contain_text("The connection is lost")
+    text = last_answer(page).inner_text()
+    with page.expect_response(lambda response: response.url.endswith("/stop") and response.ok):
+        door.start()
+    page.wait_for_timeout(500)
+    assert last_answer(page).inner_text() == text
+    page.reload()
+    expect(answers(page).last).to_contain_text("Stopped")
+    expect(last_answer(page)).to_have_text(text)
+    page.get_by_role("button", name="Continue").click()
+    whole_text(page)
+
+
+def whole_text(page: Page) -> None:
+    expect(last_answer(page)).to_have_text(TEXT)
+    finished(page)
+
+
+def test_at_capacity_is_told_with_its_wait(teller: Server, way: Way, open_page: OpenPage) -> None:
+    page = open_page(way.url, allow=LOST)
+    begun(page)
+    teller.backend.script = [Refusal("at_capacity", "All full.", retry_after_seconds=60.0)]
+    teller.stop()
+    teller.start()
+    expect(page.get_by_role("alert")).to_contain_text("We are at capacity")
+    expect(page.get_by_role("alert")).to_contain_text("Trying again in")
+    assert len(teller.backend.requests) == 2
+    page.get_by_role("button", name="Try now").click()
+    whole(page, teller.url)
+
+
+def test_what_does_not_pass_is_tried_some_times_and_told(
+    teller: Server, way: Way, open_page: OpenPage
+) -> None:
+    page = open_page(way.url, allow=LOST)
+    with_clock(page)
+    tried: list[str] = []
+
+    def bad_gateway(route: Route) -> None:
+        tried.append(route.request.url)
+        route.fulfill(status=502, body="<h1>Bad gateway</h1>")
+
+    page.route("**/continue", bad_gateway)
+    begun(page)
+    way.cut()
+    lost(page)
+    way.mend()
+    for _ in range(20):
+        page.clock.run_for(7000)
+        page.wait_for_timeout(20)
+    expect(page.get_by_role("alert")).to_contain_text("Something went wrong at the server")
+    assert 5 < len(tried) < 20
+    page.unroute("**/continue")
+    page.get_by_role("button", name="Continue").click()
+    whole_text(page)
+
+
+def test_two_tabs_go_on_once(make_teller: Callable[[], Server], open_page: OpenPage) -> None:
+    first, second = make_teller(), make_teller()
+    way = Way(first.port)
+    here = open_page(way.url, allow=LOST)
+    begun(here)
+    there = open_page(here.url, allow=LOST)
+    expect(last_answer(there)).to_contain_text("word10 ")
+    way.cut()
+    way.mend(second.port)
+    for page in (here, there):
+        whole(page, second.url)
+    assert len(second.backend.requests) == 1
+    way.close()
+
+
+def test_two_tabs_at_two_doors_go_on_once(
+    door: Door, make_teller: Callable[[], Server], open_page: OpenPage
+) -> None:
+    second, third = make_teller(), make_teller()
+    ways = [Way(door.port), Way(door.port)]
+    here = open_page(ways[0].url, allow=LOST)
+    begun(here, 5)
+    there = open_page(here.url.replace(ways[0].url, ways[1].url), allow=LOST)
+    expect(last_answer(there)).to_contain_text("word5 ")
+    for way, door_behind in zip(ways, (second, third), strict=True):
+        way.to_port = door_behind.port
+    door.kill()
+    for page in (here, there):
+        whole(page, third.url)
+    assert len(second.backend.requests) + len(third.backend.requests) == 1
+    for way in ways:
+        way.close()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_the_lost_connection_is_shown_quietly(way: Way, open_page: OpenPage, colours: str) -> None:
+    page = open_page(way.url, allow=LOST, **PHONE, color_scheme=colours)
+    box(page).fill("Tell me")
+    page.get_by_role("button", name="Send", exact=True).tap()
+    expect(last_answer(page)).to_contain_text("word10 ")
+    way.cut()
+    lost(page)
+    expect(page.locator("p[role=status]")).to_have_text("The connection is lost; trying again")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    assert axe.violations(page) == []
+    page.screenshot(path=f"/tmp/lost-{colours}.png")
