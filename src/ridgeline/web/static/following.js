@@ -106,6 +106,7 @@ function settle(thread, message, { message: data, problem }) {
 
 // Trying again does not help, or has not: it is told as any other error.
 function breakOff(thread, message, error) {
+  message.brokenOff = true;
   const { code, message: words, retryAfterSeconds } = error ?? { code: 'server_stopped', message: '' };
   finish(thread, message, {
     ...asShown(message),
@@ -147,6 +148,13 @@ export async function stopLost(thread, message) {
 
 export async function goOn(thread, message) {
   message.retryAt.value = null;
+  if (message.brokenOff) {
+    // What has become of it only a server knows.
+    message.brokenOff = false;
+    message.update({ ...message.data.value, status: 'streaming', error: null });
+    message.lost.value = true;
+    return void follow(thread, message);
+  }
   try {
     const { answer } = await askFor(() => callAbout(message, 'continue'));
     message.update(answer);
@@ -194,7 +202,8 @@ function say(thread, line) {
   if (state.thread.value === thread) state.status.value = line;
 }
 
-function progress({ reply, said }) {
+function progress({ lost, reply, said }) {
+  if (lost.value) return text.status.lost;
   if (reply.part.value === 'thinking') return text.status.thinking;
   return text.status.writing(said.split(/\s+/).filter(Boolean).length);
 }

@@ -35,6 +35,7 @@ export class Message {
     this.data = signal(data);
     this.content = data.content;
     this.lost = signal(false); // the connection, while the answer goes on
+    this.brokenOff = false; // whether the end that is shown is this page's own
     this.retryAt = signal(null);
     this.reply = data.role === 'assistant' ? new Reply(data.content, data.status !== 'streaming') : null;
   }
