@@ -300,4 +300,3 @@ def test_the_lost_connection_is_shown_quietly(way: Way, open_page: OpenPage, col
     expect(page.locator("p[role=status]")).to_have_text("The connection is lost; trying again")
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     assert axe.violations(page) == []
-    page.screenshot(path=f"/tmp/lost-{colours}.png")
