@@ -22,6 +22,8 @@ LOST = (
     "ERR_INCOMPLETE_CHUNKED_ENCODING",
     "ERR_CONNECTION_RESET",
     "ERR_EMPTY_RESPONSE",
+    "ERR_SOCKET_NOT_CONNECTED",
+    "ERR_CONNECTION_CLOSED",
     "status of 503",
     "status of 502",
 )
@@ -253,6 +255,33 @@ def test_what_does_not_pass_is_tried_some_times_and_told(
     teller.backend.hold_after = None
     page.get_by_role("button", name="Continue").click()
     whole_text(page)
+
+
+@pytest.mark.parametrize("then", ["goes on", "is stopped"])
+def test_a_temporary_chat_is_put_back(teller: Server, way: Way, open_page: OpenPage, then: str) -> None:
+    page = open_page(f"{way.url}/?temporary", allow=(*LOST, "status of 404"))
+    begun(page)
+    way.cut()
+    lost(page)
+    teller.stop()
+    if then == "is stopped":
+        page.get_by_role("button", name="Stop").click()
+        expect(answers(page).last).to_contain_text("Stopped")
+    else:
+        teller.backend.hold_after = None
+    teller.start()
+    way.mend(teller.port)
+    if then == "is stopped":
+        page.wait_for_event("response", lambda response: response.url.endswith("/stop") and response.ok)
+        teller.backend.hold_after = None
+        page.get_by_role("button", name="Continue").click()
+    whole_text(page)
+    teller.backend.text = "Something more."
+    say(page, "And then?")
+    expect(last_answer(page)).to_have_text("Something more.")
+    texts = [message.content for message in teller.backend.requests[-1].messages or ()]
+    assert texts == ["Tell me", TEXT, "And then?"]
+    assert httpx.get(f"{teller.url}/web/conversations").json()["conversations"] == []
 
 
 def test_two_tabs_go_on_once(make_teller: Callable[[], Server], open_page: OpenPage) -> None:

@@ -235,3 +235,39 @@ def test_the_routes_of_a_page_that_has_lost_its_server(two_servers: tuple[Server
         response = there.post("/web/messages", json={"content": "More"})
         assert error_of(response, 503)["code"] == "shutting_down"
         assert response.headers["connection"] == "close"
+
+
+def temporary(name: str = "temporary-" + "0" * 22, **more: object) -> dict[str, object]:
+    """A temporary conversation, as a page has it whose server was lost in the middle."""
+    question = {"id": "a" * 32, "role": "user", "content": "Go", "created_ms": 1}
+    answer = {
+        "id": "b" * 32,
+        "parent_id": "a" * 32,
+        "role": "assistant",
+        "content": "Yes, of ",
+        "status": "interrupted",
+        "model": "tiny",
+        "created_ms": 2,
+        "error": {"code": "server_stopped", "message": ""},
+    }
+    times = {"created_ms": 1, "updated_ms": 2}
+    return {"id": name, "title": "Go", "messages": [question, answer], **times, **more}
+
+
+def test_a_temporary_conversation_is_put_back_and_goes_on(make_server: Callable[..., Server]) -> None:
+    server = make_server(api_keys={"ann": "sk-ann", "bob": "sk-bob"})
+    server.backend.reply = "course."
+    ann, bob = ({"authorization": f"Bearer sk-{name}"} for name in ("ann", "bob"))
+    with httpx.Client(base_url=server.url, headers=ann) as client:
+        found = client.post("/web/temporary", json=temporary(pinned=True)).json()["conversation"]
+        assert (found["temporary"], found["pinned"]) == (True, False)
+        body = {"run": None, "text": "Yes, of ", "automatic": True}
+        asked = client.post(f"/web/answers/{'b' * 32}/continue", json=body).json()
+        assert answer_of(client, asked)["content"] == "Yes, of course."
+        again = temporary(messages=[])
+        assert client.post("/web/temporary", json=again).status_code == 200
+        assert len(client.get(f"/web/conversations/{again['id']}").json()["messages"]) == 2, "as it was"
+        assert client.post("/web/temporary", json=again, headers=bob).status_code == 404
+        for name in ("0" * 32, "temporary-", "temporary-../../x"):
+            assert error_of(client.post("/web/temporary", json=temporary(name)))["param"] == "id"
+        assert client.get("/web/conversations").json()["conversations"] == []

@@ -107,13 +107,18 @@ def read_document(data: bytes, tenant: str, settings: WebSettings, now_ms: int) 
         if body.id in seen:
             raise _refusal(f"{at}.id", f"is in the document twice: {shown(body.id)}.")
         seen.add(body.id)
-        found.append(_conversation(body, at, tenant, settings, now_ms))
+        found.append(read_conversation(body, at, tenant, settings, now_ms))
     return found
 
 
-def _conversation(
+def read_conversation(
     body: ConversationBody, at: str, tenant: str, settings: WebSettings, now_ms: int
 ) -> Imported:
+    """Check one conversation, which stands at `at` in what was sent.
+
+    Raises:
+        Refusal: naming the field at fault.
+    """
     rows = _tree(body, at, now_ms)
     if body.leaf_id is not None and body.leaf_id not in rows:
         raise _refusal(

@@ -1,6 +1,7 @@
 """Temporary conversations: in this process's memory, and nowhere else."""
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from ridgeline.store.records import Conversation, StoredMessage
 from ridgeline.web.settings import WebSettings
 
 _PREFIX = "temporary-"
+_ID = re.compile(_PREFIX + "[0-9a-f]{22}")
 
 
 def new_temporary_id() -> str:
@@ -77,6 +79,21 @@ class TemporaryConversations:
         for row in rows:
             if held := self._held.get(row.conversation_id):
                 held.rows[row.id] = row
+
+    def put_back(self, conversation: Conversation, rows: Sequence[StoredMessage]) -> bool:
+        """Hold a conversation that another server held; False where it is here, whoever it belongs to.
+
+        Raises:
+            Refusal: it has no id of a temporary conversation, or there is no room.
+        """
+        if not _ID.fullmatch(conversation.id):
+            raise Refusal("invalid_request", "Only a temporary conversation can be put back.", param="id")
+        if conversation.id in self._held:
+            return False
+        self.check_room(conversation.tenant)
+        self.put(conversation)
+        self.put_rows(rows)
+        return True
 
     def get(self, tenant: str, conversation_id: str) -> Conversation | None:
         """One conversation of the tenant; asking for it is using it."""

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ridgeline.api.validation import read_json
 from ridgeline.protocol import Refusal
 from ridgeline.web.conversations import now_ms
 from ridgeline.web.export import check_exportable, document, file_name
 from ridgeline.web.http import Tenant, existing, json_response, site_of
-from ridgeline.web.imports import read_document, store_imported
+from ridgeline.web.imports import ConversationBody, read_conversation, read_document, store_imported
 from ridgeline.web.streamed import StreamedResponse
 from ridgeline.web.wire import conversation_json
 
@@ -88,3 +90,13 @@ async def _body(http: Request) -> bytes:
 def import_bytes(http: Request) -> int:
     """How long a document may be: as long as both the site and the API allow."""
     return int(min(site_of(http).settings.max_import_bytes, http.app.state.settings.max_body_bytes))
+
+
+@router.post("/temporary")
+async def put_back(http: Request, tenant: Tenant) -> Response:
+    """Hold a temporary conversation whose server was lost; the page that shows it has the only copy."""
+    site = site_of(http)
+    body = await read_json(http, ConversationBody)
+    one = read_conversation(body, "conversation", tenant, site.settings, now_ms())
+    site.temporary.put_back(replace(one.conversation, pinned=False), one.rows)
+    return json_response({"conversation": conversation_json(await existing(http, tenant, body.id))})

@@ -2,7 +2,7 @@
 // that is not whole: by hand, or by itself where the server said how long to wait.
 import { ApiError, events } from './api.js';
 import { fail, handled, showProblem, waitSeconds } from './errors.js';
-import { askFor, callAbout, mayPass, Patience, silentMs } from './resuming.js';
+import { askFor, callAbout, mayPass, Patience, putBack, silentMs } from './resuming.js';
 import * as state from './state.js';
 import { text } from './text.js';
 import { awaitTitle } from './titles.js';
@@ -47,7 +47,7 @@ async function listen(thread, message, signal) {
     let error = null;
     let ended = null;
     try {
-      if (message.lost.value) await rejoin(message, signal);
+      if (message.lost.value) await rejoin(thread, message, signal);
       for await (const event of events(`/web/answers/${message.id}/events`, last, signal, silentMs())) {
         if (event.kind === 'open') {
           message.lost.value = false;
@@ -94,9 +94,20 @@ function isLost({ error }, patience) {
 }
 
 // Some server goes on with the answer, unless somebody else has made it do so: then it is followed.
-async function rejoin(message, signal) {
-  const { answer } = await callAbout(message, 'continue', { automatic: true }, signal);
+async function rejoin(thread, message, signal) {
+  const { answer } = await reach(thread, message, () => callAbout(message, 'continue', { automatic: true }, signal));
   message.data.value = { ...message.data.value, run: answer.run };
+}
+
+// A server that has not heard of a temporary chat is told of it.
+async function reach(thread, message, what) {
+  try {
+    return await what();
+  } catch (error) {
+    if (error.status !== 404 || !thread.conversation.value.temporary) throw error;
+  }
+  await putBack(thread, message);
+  return what();
 }
 
 function settle(thread, message, { message: data, problem }) {
@@ -136,7 +147,7 @@ export async function stopLost(thread, message) {
   let error = null;
   do {
     try {
-      const { answer } = await callAbout(message, 'stop');
+      const { answer } = await reach(thread, message, () => callAbout(message, 'stop'));
       if (message.data.value.status === 'stopped') message.update(answer);
       return;
     } catch (failure) {

@@ -51,6 +51,34 @@ export function callAbout(message, verb, more = {}, signal = undefined) {
   return call('POST', `/web/answers/${message.id}/${verb}`, body, signal ? AbortSignal.any([signal, silence]) : silence);
 }
 
+// A temporary chat was in its lost server's memory: the page has the only copy.
+export async function putBack(thread, message) {
+  const body = { ...described(thread), messages: thread.tree.value.map(copied) };
+  await call('POST', '/web/temporary', body, AbortSignal.timeout(silentMs()));
+  message.data.value = { ...message.data.value, run: null };
+}
+
+function described({ conversation, model, leafId }) {
+  const { id, title, title_by, settings, created_ms, updated_ms } = conversation.value;
+  return { id, title, title_by, settings, created_ms, updated_ms, model: model.value, leaf_id: leafId.value };
+}
+
+function copied({ id, parentId, role, content, createdMs, data }) {
+  const { status, model, finish, error } = data.value;
+  const cut = status === 'streaming';
+  return {
+    id,
+    parent_id: parentId,
+    role,
+    content,
+    created_ms: createdMs,
+    model,
+    finish,
+    status: cut ? 'interrupted' : status,
+    error: cut ? { code: 'server_stopped', message: '' } : error && { code: error.code, message: error.message },
+  };
+}
+
 // Asks for an answer: a server that is shutting down has taken nothing, and the next try may reach another.
 export async function askFor(what) {
   const patience = new Patience(SHORT);
