@@ -37,7 +37,7 @@ def shape(opened: dict) -> dict:
     rows = opened["messages"]
     places = {row["id"]: index for index, row in enumerate(rows)}
     places[None] = None
-    skip = ("id", "parent_id", "usage", "context_from")
+    skip = ("id", "parent_id", "usage", "context_from", "run")
     return {
         "conversation": {k: v for k, v in opened["conversation"].items() if k not in ("id", "leaf_id")},
         "leaf": places[opened["conversation"]["leaf_id"]],
