@@ -83,6 +83,20 @@ async def test_it_goes_on_from_what_the_page_has_to_where_it_would_have_ended(ma
     assert (after.prompt_tokens, after.completion_tokens) == (1, 5)
 
 
+async def test_one_that_was_continued_at_its_limit_keeps_what_it_was_given(make_site: MakeSite) -> None:
+    site = await make_site(max_answer_tokens=3)
+    _, _, job = await site.answers.ask(ME, None, "Go", None)
+    await told(job)
+    assert job.row.finish == "length"
+    backend(site).hold_after, backend(site).reply = 1, "four five six seven"
+    going_on = await site.answers.go_on(ME, job.message_id)
+    await until(lambda: going_on.row.content == "one two three four ")
+    row = await saved(site, going_on)
+    other = await make_site("five six seven", max_answer_tokens=3)
+    after = await finished(other, await other.answers.resume(ME, row.id, Seen(row.run, row.content)))
+    assert (after.content, after.finish) == ("one two three four five six ", "length")
+
+
 @pytest.mark.parametrize("text", ["", "one ", "something else", "one two, otherwise"])
 async def test_a_page_that_knows_less_or_otherwise_gets_what_was_saved(
     make_site: MakeSite, text: str

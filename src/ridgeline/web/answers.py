@@ -237,12 +237,15 @@ class Answers:
         if job is not None:
             await job.end("stopped")
             return job.as_json()
-        _, _, answer = await self._tree_with(tenant, message_id)
+        conversation, rows, answer = await self._tree_with(tenant, message_id)
         if seen is None or not is_unwritten(answer, seen):
             return message_json(answer)
+        text = longest(answer, seen)
+        more = len(text) - len(answer.content)
+        check_size(conversation, rows, self._settings, messages=0, characters=more)
         stopped = replace(
             answer,
-            content=longest(answer, seen),
+            content=text,
             status="stopped",
             error_code=None,
             error_message=None,
@@ -367,8 +370,9 @@ class Answers:
     ) -> Job:
         tenant, settings = conversation.tenant, conversation.settings
         self._check_limits(tenant, conversation.id)
-        wanted = (settings.max_tokens or self._settings.max_answer_tokens) - made_tokens
-        max_tokens = max(1, min(wanted, window.room_tokens))
+        limit = settings.max_tokens or self._settings.max_answer_tokens
+        # One that came to its limit and was continued may have as much again.
+        max_tokens = min(limit - made_tokens % limit, window.room_tokens)
         request = Request(
             id=f"web-{uuid.uuid4().hex}",
             model=model.name,
