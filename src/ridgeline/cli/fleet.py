@@ -66,6 +66,15 @@ def serve(
             show_default="the user's data folder",
         ),
     ] = None,
+    database: Annotated[
+        Path | None,
+        option(
+            "--database",
+            "File of the conversations; front doors of one machine may share it.",
+            metavar="FILE",
+            show_default="in --data-dir",
+        ),
+    ] = None,
     record: Annotated[
         Path | None,
         option(
@@ -112,6 +121,7 @@ def serve(
             api,
             fleet_token,
             data_dir,
+            database,
             None if record is None else (record, record_size or RECORD_BYTES),
             drain_seconds,
             log_level,

@@ -38,6 +38,7 @@ class FleetServing:
     api: ApiSettings
     fleet_token: str | None
     data_dir: Path | None
+    database: Path | None
     record: tuple[Path, int] | None
     drain_seconds: float
     log_level: str
@@ -125,7 +126,7 @@ async def _app(serving: FleetServing, front_door: FrontDoor, data_dir: Path) -> 
     from ridgeline.web.fleet import fleet_router
     from ridgeline.web.settings import WebSettings
 
-    database = data_dir / DATABASE
+    database = serving.database or data_dir / DATABASE
     await prepare(database)
     metrics = Metrics()
     metrics.also(front_door.metrics.registry)
