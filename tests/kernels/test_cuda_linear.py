@@ -68,7 +68,10 @@ def test_rows_do_not_depend_on_others(dtype: torch.dtype) -> None:
     x[3] = float("nan")
     rows = [i for i in range(16) if i != 3]
     together = product(x)[rows]
-    assert torch.equal(together, torch.cat([product(x[i : i + 1].clone()) for i in rows]))
+    alone = torch.cat([product(x[i : i + 1].clone()) for i in rows])
+    # The interpreter multiplies by numpy, which adds in another order for other shapes on some processors.
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(together, alone, rtol=2 * eps, atol=16 * eps)
 
 
 def test_nothing_beyond_the_rows_is_written(dtype: torch.dtype) -> None:

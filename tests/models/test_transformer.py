@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import ARCHITECTURES, make_model, reference_logits
 
-from ridgeline.kernels.cpu import CpuKernels
+from ridgeline.kernels.cpu import CpuKernels, packs_weights
 from ridgeline.kernels.interface import Batch, Chunk, Kernels
 from ridgeline.kernels.reference import ReferenceKernels
 from ridgeline.models.files import ModelFiles
@@ -73,7 +73,7 @@ def test_plain_kernels_equal_transformers(model: Model) -> None:
 def test_bfloat16_stays_near(model: Model) -> None:
     """Three layers with 8 bits of mantissa: the logits keep two digits on average."""
     wanted = reference_logits(model.reference, PROMPT)
-    got = model.run(CpuKernels(packed=True), torch.bfloat16, cut=20)
+    got = model.run(CpuKernels(packed=packs_weights(torch.bfloat16)), torch.bfloat16, cut=20)
     assert float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()) < 0.05
 
 

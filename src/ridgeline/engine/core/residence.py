@@ -49,6 +49,18 @@ class Residence:
         """Blocks that these will still take beyond those they hold, as far as can be expected."""
         return sum(max(0, self._final_blocks(s) - len(s.blocks)) for s in sequences)
 
+    def expected_need(self, sequence: Sequence) -> int:
+        """Blocks that a waiting one will take, an answer included.
+
+        What is in use by others it finds. That is looked up only for those who were granted a place and
+        begin in a moment: a long line of others is taken to need all.
+        """
+        final = self._final_blocks(sequence)
+        if not sequence.spec.begin_at_once:
+            return final
+        found = self.match(sequence).blocks
+        return final - len(found) + self._cache.idle_among(found)
+
     def has_room(self, sequence: Sequence, match: Match, growth: int | None) -> bool:
         """Whether prompt and expected answer fit beside what runs, keeping the watermark.
 

@@ -122,10 +122,8 @@ class Scheduler:
     @property
     def blocks_promised(self) -> int:
         """KV blocks that those who run and those who wait are expected to take yet."""
-        waiting = self._line.sequences
-        cached = sum(s.forecast.cached_tokens for s in waiting if s.forecast is not None)
-        growth = self._residence.expected_growth([*self._running, *waiting])
-        return max(0, growth - cached // self.cache.block_size)
+        growth = self._residence.expected_growth(self._running)
+        return growth + sum(map(self._residence.expected_need, self._line.sequences))
 
     @property
     def has_work(self) -> bool:
