@@ -178,6 +178,19 @@ def test_a_fault_is_tried_elsewhere_and_a_replica_that_fails_is_left_alone():
         assert door.replicas["bad"].breaker.pause_seconds == 0
 
 
+def test_where_several_of_a_cluster_have_failed_the_rest_of_it_is_avoided():
+    door = door_with(*(replica(f"us{i}") for i in range(30)), replica("far", region="eu"))
+    assert send(door, "q").replica.startswith("us")
+    (again,) = door.failed("q", NOW)
+    assert again.replica.startswith("us"), "one fault says nothing of its neighbours"
+    (again,) = door.failed("q", NOW)
+    assert again.replica == "far"
+    door.left("far", NOW)
+    (again,) = door.failed("q", NOW)
+    assert again.replica.startswith("us"), "nobody else is there"
+    door.check()
+
+
 def test_however_often_all_are_full_nobody_is_told_that_they_failed():
     door = door_with(replica("a", slots=1), replica("b", slots=1))
     send(door, "q")

@@ -12,6 +12,7 @@ refusal says that the ledger was wrong, and costs the replica nothing.
 import heapq
 import math
 import random
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,9 @@ IN_VAIN = 8
 first may wait for a replica that others do not need, or for more memory than they do."""
 
 MOST_ATTEMPTS = 4
+
+SEVERAL = 2
+"""Replicas of a cluster that have failed, from which on all of it is avoided by who has been failed."""
 
 FULL_SECONDS = 0.1
 """A replica that has refused is not asked again for so long, unless one of its answers ends before."""
@@ -451,12 +455,18 @@ class Door:
         return None
 
     def _avoided(self, request: _Request) -> Collection[str]:
-        """Those that have failed it and, once one has, all that have failed anybody of late, if there are
-        others: where one has died, its neighbours often have, too."""
+        """Those that have failed it and, once one has, all that have failed anybody of late, and their
+        clusters where that are several, if there are others: where some have died, their neighbours often
+        have, too."""
         if not request.faults:
             return request.excluded
+        faulty = Counter(self.replicas[each].cluster for each in self._faulty)
         avoided = request.excluded | self._faulty
-        return avoided if self._serving(request.models, avoided) else request.excluded
+        neighbours = {each.id for each in self.replicas.values() if faulty[each.cluster] >= SEVERAL}
+        for those in (avoided | neighbours, avoided):
+            if self._serving(request.models, those):
+                return those
+        return request.excluded
 
     def _reserve(self, request: _Request, model: str, found: Estimates, row: int, now: float) -> Send:
         arrival, chosen = request.arrival, found.option(row)
