@@ -127,14 +127,14 @@ def _run(executor: TorchCudaExecutor, plan: StepPlan) -> tuple[RowResult, ...]:
 
 
 def _token(result: RowResult) -> int:
-    assert result.token_id is not None, "a row that draws gave no token"
-    return result.token_id
+    (token,) = result.token_ids
+    return token
 
 
 def _distance(eager: tuple[RowResult, ...], replayed: tuple[RowResult, ...], scored: bool) -> float:
     """Share of other tokens, or relative error of the best log probabilities; 0 is bit for bit."""
     if not scored:
-        return sum(a.token_id != b.token_id for a, b in zip(eager, replayed, strict=True)) / len(eager)
+        return sum(a.token_ids != b.token_ids for a, b in zip(eager, replayed, strict=True)) / len(eager)
     a, b = (torch.tensor([_best(row) for row in rows], dtype=torch.float64) for rows in (eager, replayed))
     norm = float(torch.linalg.vector_norm(a))
     error = float(torch.linalg.vector_norm(a - b)) / norm if norm else math.nan
@@ -142,5 +142,5 @@ def _distance(eager: tuple[RowResult, ...], replayed: tuple[RowResult, ...], sco
 
 
 def _best(row: RowResult) -> list[Any]:
-    assert row.score is not None, "a row that was to be scored was not"
-    return [value for _, value in row.score.top]
+    (score,) = row.scores
+    return [value for _, value in score.top]

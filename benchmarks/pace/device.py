@@ -70,7 +70,7 @@ class TimedDevice:
         seconds += SEQUENCE_SECONDS * work.sequences
         seconds *= math.exp(self._draw.gauss(0.0, NOISE))
         self._busy_until = max(self._clock.now(), self._busy_until) + seconds
-        rows = tuple(RowResult(7 if row.sample else None) for row in plan.rows)
+        rows = tuple(RowResult((7,) if row.sample else ()) for row in plan.rows)
         return TimedHandle(plan, StepResult(rows, seconds), self._busy_until)
 
     def collect(self, handle: Handle) -> StepResult:

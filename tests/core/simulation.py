@@ -6,6 +6,7 @@ KV position that a row relies on; whoever is accepted ends exactly once; and its
 of an undisturbed run, known beforehand from the hash model alone.
 """
 
+import itertools
 from array import array
 
 from fake_tiers import FakeTiers
@@ -55,8 +56,32 @@ def expected_tokens(spec):
     return tokens
 
 
+class Foreseeing:
+    """A drafter that knows what comes, and is wrong where `right` says so; it also drafts beyond the end."""
+
+    def __init__(self, specs, right):
+        self._specs, self._right = specs, itertools.cycle(right)
+        self._known = {}
+        self.accepted = 0
+
+    def draft(self, sequence, room):
+        name = sequence.spec.id
+        if name not in self._known:
+            self._known[name] = expected_tokens(self._specs[name])
+        coming = (self._known[name] + [1] * room)[sequence.generated :][:room]
+        return tuple(token if next(self._right) else (token + 1) % VOCAB for token in coming)
+
+    def told(self, sequence, drafted, accepted):
+        assert 0 <= accepted <= drafted
+        self.accepted += accepted
+
+    def forget(self, sequence):
+        self._known.pop(sequence.spec.id, None)
+
+
 class Simulation:
-    """One engine, stepped by hand. `answers` and `ended` fill as outputs come."""
+    """One engine, stepped by hand. `answers` and `ended` fill as outputs come. `right` tells which drafts
+    are; None: there are none."""
 
     def __init__(
         self,
@@ -69,6 +94,7 @@ class Simulation:
         target_seconds=0.0,
         tiers=None,
         policy=None,
+        right=None,
         hardware=HARDWARE["l40s"],
         **limits,
     ):
@@ -91,15 +117,17 @@ class Simulation:
         geometry = self.executor.geometry
         cache = KVCache(geometry.blocks, geometry.block_size_tokens, policy)
         self.tiers = None if not tiers else FakeTiers(self.executor, cache, self.costs, **tiers)
+        self.specs = {}
+        self.drafter = None if right is None else Foreseeing(self.specs, right)
         self.scheduler = Scheduler(
             self.executor.geometry,
             self.limits,
             cache,
+            drafter=self.drafter,
             copies=self.tiers.copies if self.tiers else None,
             step_time=self.costs.step_time,
             target_seconds=target_seconds,
         )
-        self.specs = {}
         self.answers = {}
         self.ended = {}
         self.scores = {}

@@ -45,6 +45,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         expected=st.sampled_from([1, 20, 200]),
         target_seconds=st.sampled_from([0.0, 1e-6, 0.0013, 0.1]),
         tiers=st.one_of(st.none(), TIERS),
+        right=st.one_of(st.none(), st.lists(st.booleans(), min_size=1)),
         copy_seconds=st.tuples(*[st.sampled_from([1e-7, 1e-3, 0.1])] * 2),
         read_faults=st.lists(st.sampled_from([None, None, None, *FakeTiers.READ_FAULTS]), min_size=1),
         write_faults=st.lists(st.sampled_from([None, None, None, *FakeTiers.WRITE_FAULTS]), min_size=1),
@@ -59,6 +60,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         expected,
         target_seconds,
         tiers,
+        right,
         copy_seconds,
         read_faults,
         write_faults,
@@ -72,6 +74,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             expected_output_tokens=expected,
             target_seconds=target_seconds,
             tiers=tiers,
+            right=right if depth == 0 else None,
         )
         if tiers is not None:
             fake = self.simulation.tiers

@@ -129,7 +129,7 @@ def test_a_buffer_is_not_written_while_it_may_be_read(files: ModelFiles) -> None
     for ids in ([1, 2, 3], [7] * 20, [9, 8]):
         alone = StepDriver(make_executor(files, LazyDevice()))
         wanted += alone.generate([alone.admit(ids)], 1)[0]
-    assert [row.token_id for rows in drawn for row in rows] == wanted
+    assert [row.token_ids[0] for rows in drawn for row in rows] == wanted
 
 
 def test_a_step_that_fails_midway_harms_no_other(files: ModelFiles) -> None:
@@ -149,7 +149,7 @@ def test_a_step_that_fails_midway_harms_no_other(files: ModelFiles) -> None:
     third = driver.executor.launch(replace(plans[2], releases=(slots[1],)))
     assert isinstance(first, CudaHandle) and isinstance(third, CudaHandle)
     assert first.output.data_ptr() != third.output.data_ptr(), "answers are written over before they are read"
-    drawn = [driver.executor.collect(handle).rows[0].token_id for handle in (first, third)]
+    drawn = [driver.executor.collect(handle).rows[0].token_ids[0] for handle in (first, third)]
     for token, ids in zip(drawn, (prompts[0], prompts[2]), strict=True):
         alone = StepDriver(make_executor(files, LazyDevice()))
         assert [token] == alone.generate([alone.admit(ids)], 1)[0]

@@ -16,7 +16,7 @@ BROKEN = Refusal("internal_error", "the step broke")
 def step(scheduler: Scheduler, now: float) -> None:
     plan = scheduler.schedule(now)
     assert plan is not None
-    rows = tuple(RowResult(7 if row.sample else None) for row in plan.rows)
+    rows = tuple(RowResult((7,) if row.sample else ()) for row in plan.rows)
     scheduler.commit(plan, StepResult(rows, 0.1), now)
 
 

@@ -17,7 +17,7 @@ from plain_model import PlainModel, plain_greedy
 from small_models import ARCHITECTURES, make_model, reference_greedy, reference_logits
 from step_driver import GREEDY, StepDriver
 
-from ridgeline.engine.core.plan import IN_FLIGHT, Admission, Executor, Row, StepPlan
+from ridgeline.engine.core.plan import IN_FLIGHT, Admission, Executor, Row, RowResult, StepPlan
 from ridgeline.engine.executors.cpu import CpuExecutor
 from ridgeline.engine.executors.cuda.executor import TorchCudaExecutor
 from ridgeline.models.files import ModelFiles
@@ -88,7 +88,7 @@ def test_greedy_answers_equal_the_reference(kind: str, architecture: str) -> Non
     wanted, gaps = wanted_greedy(kind, reference, files, PROMPTS[0], 64)
     slot = driver.admit(PROMPTS[0])
     for token, gap in zip(wanted, gaps, strict=True):
-        drawn = driver.step({slot: driver.pending(slot)})[slot].token_id
+        drawn = driver.step({slot: driver.pending(slot)})[slot].token_ids[0]
         assert drawn == token or gap < NEAR_TIE
         driver.sequences[slot].token_ids[-1] = token
     assert sum(gap < NEAR_TIE for gap in gaps) < 6
@@ -111,7 +111,7 @@ def test_chunked_equals_whole(
     driver.generate([other], 2)
     slot = driver.admit(PROMPTS[4], sampling)
     while driver.pending(slot) > size:
-        assert driver.step({other: 1, slot: size})[slot].token_id is None
+        assert driver.step({other: 1, slot: size})[slot].token_ids == ()
     driver.step({other: 1, slot: driver.pending(slot)})
     assert driver.generate([slot], 16)[0] == alone(kind, files, PROMPTS[4], sampling, 16)
 
@@ -148,8 +148,8 @@ def test_given_tokens_count_as_the_answer(kind: str, files: ModelFiles, driver: 
     driver.step({slot: len(PROMPTS[0])})
     driver.sequences[slot].token_ids += list(range(100, 300))
     result = driver.step({slot: driver.pending(slot)})[slot]
-    assert result.token_id is not None
-    assert not 100 <= result.token_id < 300
+    (drawn,) = result.token_ids
+    assert not 100 <= drawn < 300
 
 
 def test_prompt_scores_equal_the_reference(kind: str) -> None:
@@ -170,10 +170,62 @@ def test_prompt_scores_equal_the_reference(kind: str) -> None:
         assert scored.logprob == pytest.approx(row[ids[position + 1]].item(), abs=2e-3)
         assert [v for _, v in scored.top] == pytest.approx(row.topk(2).values.tolist(), abs=2e-3)
     drawn = parts[-1]
-    assert drawn.score is not None
-    assert drawn.score.logprob == pytest.approx(expected[-1].max().item(), abs=2e-3)
-    assert drawn.score.top[0][0] == drawn.token_id
+    (score,) = drawn.scores
+    assert score.logprob == pytest.approx(expected[-1].max().item(), abs=2e-3)
+    assert (score.top[0][0],) == drawn.token_ids
     assert driver.step({slot: 1})[slot].prompt_scores == ()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        replace(DRAWN, logprobs=2),
+        replace(DRAWN, presence_penalty=0.5, repetition_penalty=1.2),
+        replace(GREEDY, frequency_penalty=0.7),
+    ],
+    ids=["greedy", "drawn", "penalised", "greedy and penalised"],
+)
+def test_drafts_change_no_answer(files: ModelFiles, sampling: Sampling) -> None:
+    """Right, wrong, and wrong in the middle: each token, and its score, is what it is without drafts."""
+    plain, driver = (StepDriver(make_executor("cpu", files)) for _ in range(2))
+    slots = {each: [each.admit(ids, sampling) for ids in PROMPTS[:3]] for each in (plain, driver)}
+    for each in (plain, driver):
+        each.step({slot: each.pending(slot) for slot in slots[each]})
+    wanted = {slot: [plain.step({slot: 1})[slot] for _ in range(40)] for slot in slots[plain]}
+    drawn: dict[int, list[RowResult]] = {slot: [] for slot in slots[driver]}
+    accepted = 0
+    for turn in range(12):
+        parts = dict.fromkeys(slots[driver], 1)
+        drafts = {}
+        for place, slot in enumerate(slots[driver]):
+            done = len(driver.answer(slot)) - 1
+            right = [result.token_ids[0] for result in wanted[slot][done : done + 4]]
+            wrong = 1 + (turn + place) % 5
+            drafts[slot] = tuple(t if i + 1 != wrong else (t + 1) % 320 for i, t in enumerate(right))
+        for slot, result in driver.step(parts, drafts).items():
+            drawn[slot].append(result)
+            accepted += len(result.token_ids) - 1
+            drafted = drafts[slot]
+            assert len(result.token_ids) == 5 or result.token_ids[-1] != drafted[len(result.token_ids) - 1]
+    assert accepted > 40
+    for slot, results in drawn.items():
+        tokens = [token for result in results for token in result.token_ids]
+        assert tokens == [result.token_ids[0] for result in wanted[slot][: len(tokens)]]
+        scores = [score for result in results for score in result.scores]
+        assert len(scores) == (len(tokens) if sampling.logprobs is not None else 0)
+        for score, other in zip(scores, wanted[slot], strict=False):
+            assert score.logprob == pytest.approx(other.scores[0].logprob, abs=1e-4)
+
+
+def test_only_who_waits_for_each_step_takes_drafts(kind: str, driver: StepDriver) -> None:
+    slot = driver.admit(PROMPTS[0])
+    driver.step({slot: len(PROMPTS[0])})
+    if kind == "cpu":
+        assert driver.step({slot: 1}, {slot: (1, 2)})[slot].token_ids
+    else:
+        with pytest.raises(ValueError, match="drafts follow one token, on executors of depth 0 only"):
+            driver.step({slot: 1}, {slot: (1, 2)})
 
 
 def test_tokens_banned_until_enough_are_generated(kind: str, files: ModelFiles, driver: StepDriver) -> None:
@@ -234,8 +286,8 @@ def test_non_finite_numbers_fail_their_row_alone(kind: str) -> None:
     driver = StepDriver(make_executor(kind, files))
     slot, other = driver.admit([319] * 20), driver.admit([5, 6, 7])
     first = driver.step({slot: 20, other: 3})
-    assert first[slot].token_id is None and "non-finite" in str(first[slot].error)
-    beside = [first[other].token_id, *(driver.step({other: 1})[other].token_id for _ in range(5))]
+    assert first[slot].token_ids == () and "non-finite" in str(first[slot].error)
+    beside = [first[other].token_ids[0], *(driver.step({other: 1})[other].token_ids[0] for _ in range(5))]
     used = driver.sequences[slot].blocks
     driver.release(slot)
     driver.free_blocks.rotate(len(used))

@@ -54,10 +54,10 @@ def answer(drive, prompt, blocks, count, sampling=GREEDY):
     result = drive(
         Row(0, 0, tuple(prompt), blocks, sample=True), admissions=[admit(0, prompt, sampling=sampling)]
     )
-    tokens = [result.rows[0].token_id]
+    tokens = [result.rows[0].token_ids[0]]
     while len(tokens) < count:
         row = Row(0, len(prompt) + len(tokens) - 1, (tokens[-1],), sample=True)
-        tokens.append(drive(row).rows[0].token_id)
+        tokens.append(drive(row).rows[0].token_ids[0])
     drive(releases=[0])
     return tokens
 
@@ -161,8 +161,8 @@ def test_chunked_equals_whole_and_in_flight_equals_known():
             StepPlan(4, (Row(0, 41, (IN_FLIGHT,), sample=True),)),
         )
     ]
-    drawn = [device.collect(handle).rows[0].token_id for handle in handles]
-    assert drawn == [None, None, *alone]
+    drawn = [device.collect(handle).rows[0].token_ids for handle in handles]
+    assert drawn == [(), (), *((token,) for token in alone)]
 
 
 def test_a_continuation_after_preemption_is_the_same():
@@ -172,7 +172,7 @@ def test_a_continuation_after_preemption_is_the_same():
     result = drive(
         Row(1, 0, tuple(tokens), (7, 6, 5), sample=True), admissions=[admit(1, tokens, prompt_tokens=40)]
     )
-    assert result.rows[0].token_id == alone[4]
+    assert result.rows[0].token_ids[0] == alone[4]
 
 
 def test_the_seed_matters_only_above_temperature_zero():
@@ -236,10 +236,10 @@ def test_only_allowed_tokens_and_no_end_before_min_tokens():
     tokens = list(PROMPT)
     admission = admit(0, tokens, banned_token_ids=(2, 11), min_tokens=30)
     result = drive(Row(0, 0, PROMPT, tuple(range(8)), sample=True), admissions=[admission])
-    drawn = [result.rows[0].token_id]
+    drawn = [result.rows[0].token_ids[0]]
     for _ in range(39):
         row = Row(0, 40 + len(drawn) - 1, (drawn[-1],), sample=True)
-        drawn.append(drive(row).rows[0].token_id)
+        drawn.append(drive(row).rows[0].token_ids[0])
     assert set(drawn[:30]) == {10, 12}
     assert set(drawn[30:]) == {2}
 
@@ -296,7 +296,7 @@ def test_a_prefix_that_was_computed_may_be_shared():
     alone = answer(drive, PROMPT, (0, 1, 2), 1)
     tokens = (*PROMPT[:32], 900, 901)
     result = drive(Row(3, 32, (900, 901), (0, 1, 9), sample=True), admissions=[admit(3, tokens)])
-    assert result.rows[0].token_id == answer(Driver(), tokens, (0, 1, 2), 1)[0] != alone[0]
+    assert result.rows[0].token_ids[0] == answer(Driver(), tokens, (0, 1, 2), 1)[0] != alone[0]
 
 
 def test_a_prefix_that_was_never_computed_is_noticed():
@@ -344,13 +344,13 @@ def test_a_block_reused_while_somebody_reads_it_is_noticed():
     other = tuple(range(300, 310))
     drive(Row(1, 0, other, (1,)), admissions=[admit(1, other)])
     with pytest.raises(KVMismatch, match="slot 0 relies on position 16"):
-        drive(Row(0, 40, (first.rows[0].token_id,), sample=True))
+        drive(Row(0, 40, (first.rows[0].token_ids[0],), sample=True))
 
 
 def test_a_block_overwritten_in_the_very_step_is_noticed():
     drive = Driver()
     first = drive(Row(0, 0, PROMPT, (0, 1, 2), sample=True), admissions=[admit(0, PROMPT)])
-    decode = Row(0, 40, (first.rows[0].token_id,), sample=True)
+    decode = Row(0, 40, (first.rows[0].token_ids[0],), sample=True)
     other = tuple(range(300, 310))
     for rows in ((decode, Row(1, 0, other, (1,))), (Row(1, 0, other, (1,)), decode)):
         with pytest.raises(KVMismatch, match="slot 0 relies on position 16"):
@@ -379,7 +379,7 @@ def test_writing_the_same_again_harms_nobody():
     drive = Driver()
     first = drive(Row(0, 0, PROMPT, (0, 1, 2), sample=True), admissions=[admit(0, PROMPT)])
     drive(Row(1, 0, PROMPT[:16], (0,)), admissions=[admit(1, PROMPT)])
-    drive(Row(0, 40, (first.rows[0].token_id,), sample=True))
+    drive(Row(0, 40, (first.rows[0].token_ids[0],), sample=True))
 
 
 @pytest.mark.parametrize(

@@ -70,35 +70,38 @@ class StepDriver:
         self.releases.append(slot)
         self.free_slots.append(slot)
 
-    def row(self, slot: int, tokens: int) -> Row:
-        """The next `tokens` of a sequence; samples where that is all there is."""
+    def row(self, slot: int, tokens: int, drafts: tuple[int, ...] = ()) -> Row:
+        """The next `tokens` of a sequence, and drafts; samples where that is all there is."""
         sequence = self.sequences[slot]
         end = sequence.computed + tokens
         size = self.executor.geometry.block_size_tokens
-        while len(sequence.blocks) * size < end:
+        while len(sequence.blocks) * size < end + len(drafts):
             sequence.blocks.append(self.free_blocks.popleft())
             sequence.new_blocks.append(sequence.blocks[-1])
         fresh, sequence.new_blocks = sequence.new_blocks, []
         return Row(
             slot,
             sequence.computed,
-            tuple(sequence.token_ids[sequence.computed : end]),
+            tuple(sequence.token_ids[sequence.computed : end]) + drafts,
             tuple(fresh),
             sample=end == len(sequence.token_ids),
             score_prompt=sequence.score_prompt and sequence.computed < sequence.prompt_tokens,
+            drafts=len(drafts),
         )
 
-    def step(self, parts: Mapping[int, int]) -> dict[int, RowResult]:
-        """Compute so many tokens of each slot; drawn tokens are appended."""
-        rows = tuple(self.row(slot, tokens) for slot, tokens in parts.items())
+    def step(
+        self, parts: Mapping[int, int], drafts: Mapping[int, tuple[int, ...]] | None = None
+    ) -> dict[int, RowResult]:
+        """Compute so many tokens of each slot, and drafts; drawn tokens are appended."""
+        drafts = drafts or {}
+        rows = tuple(self.row(slot, tokens, drafts.get(slot, ())) for slot, tokens in parts.items())
         plan = StepPlan(self.steps, rows, tuple(self.admissions), tuple(self.releases))
         self.admissions, self.releases = [], []
         self.steps += 1
         result = self.executor.collect(self.executor.launch(plan))
         for (slot, tokens), row in zip(parts.items(), result.rows, strict=True):
-            self.sequences[slot].computed += tokens
-            if row.token_id is not None:
-                self.sequences[slot].token_ids.append(row.token_id)
+            self.sequences[slot].computed += tokens + max(0, len(row.token_ids) - 1)
+            self.sequences[slot].token_ids += row.token_ids
         return dict(zip(parts, result.rows, strict=True))
 
     def pending(self, slot: int) -> int:

@@ -185,6 +185,33 @@ def test_threads_and_company_change_nothing(
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("kv_form", [FLOAT16, INT8])
+@pytest.mark.parametrize("start", [9, 80])
+def test_tokens_that_follow_one_another_at_once(
+    files: ModelFiles, least_wide: int, kv_form: int, start: int
+) -> None:
+    """As drafts are computed: each attends to those before it, whichever thread computed them."""
+    ids = PROMPT[start : start + 5]
+    alone, together = (block_model(files, 2, least_wide, kv_form) for _ in range(2))
+    for each in (alone, together):
+        prompts = batch([], [(0, PROMPT[:start], 0), (1, OTHER[:60], 0)])
+        each.forward(prompts, all_rows(prompts))
+    wanted = [alone.forward(batch([(0, t, start + i)], []), np.arange(1)) for i, t in enumerate(ids)]
+    other = alone.forward(batch([(1, OTHER[60], 60)], []), np.arange(1))
+    rows = [(0, t, start + i) for i, t in enumerate(ids)] + [(1, OTHER[60], 60)]
+    rows.sort(key=lambda row: -row[2])
+    for _ in range(20):  # what one thread must wait for, the other is late with only sometimes
+        got = together.forward(replace(batch(rows, []), related=True), np.arange(len(rows)))
+        for (sequence, _, position), logits in zip(rows, got.logits, strict=True):
+            right = other if sequence else wanted[position - start]
+            assert error(logits[None], right.logits) < 1e-2
+    got = together.forward(replace(batch(rows, []), related=True), np.arange(len(rows)))
+    assert got.logits.argmax(-1).tolist() == [
+        int((other if sequence else wanted[position - start]).logits.argmax())
+        for sequence, _, position in rows
+    ]
+
+
 def test_only_the_rows_that_are_asked_for(files: ModelFiles, least_wide: int) -> None:
     model = block_model(files, 2, least_wide)
     given = batch([], [(0, PROMPT, 0)])

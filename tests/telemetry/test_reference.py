@@ -24,6 +24,7 @@ def test_every_metric_defined_can_be_scraped():
     meter.step(STEP)
     meter.recomputed(3, 0.1, "preempted")
     meter.evicted(2, "room")
+    meter.drafted(5, 3)
     meter.shadow = Shadows(100, 16)
     meter.tiers([TierRecord("host", 10, 5, 4, 3, 2, 1, 0.5)])
     meter.finished(RequestRecord("stop", 0.1, 0.2, 0.3, 4, 5, 0))

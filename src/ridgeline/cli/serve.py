@@ -203,6 +203,15 @@ def serve(
     max_waiting: Annotated[
         int, option("--max-waiting", "Requests that may wait; more are refused.", metavar="N", min=1)
     ] = 256,
+    draft_tokens: Annotated[
+        int,
+        option(
+            "--draft-tokens",
+            "Tokens of an answer that may be guessed in advance, from what it repeats; on the CPU.",
+            metavar="N",
+            min=0,
+        ),
+    ] = 0,
     threads: Annotated[
         int | None, option("--threads", "Compute threads.", metavar="N", min=1, show_default="one per core")
     ] = None,
@@ -311,6 +320,7 @@ def serve(
             max_context_tokens=max_context,
             inter_token_seconds=itl_target,
             max_waiting=max_waiting,
+            draft_tokens=draft_tokens,
             threads=threads,
         )
     except ValueError as error:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+from ridgeline.engine.core.drafting import PromptLookup
 from ridgeline.engine.core.limits import Limits
 from ridgeline.engine.core.plan import Executor, Geometry
 from ridgeline.engine.core.scheduler import Scheduler
@@ -76,6 +77,7 @@ def build_engines(
                 (tokens_before_user(files.tokenizer, text) for text in options.shared_prefixes),
                 executor.geometry.block_size_tokens,
             ),
+            drafter=PromptLookup(options.draft_tokens) if options.draft_tokens else None,
         )
         meter = StepMeter(cost_model, meter_of(name, executor.geometry))
         engine = Engine(name, scheduler, executor, meter, mover)

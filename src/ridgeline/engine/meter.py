@@ -71,8 +71,14 @@ class CostModel:
 
     def work(self, plan: StepPlan) -> Work:
         """What a plan computes."""
-        logit_rows = sum(len(r.token_ids) if r.score_prompt else r.sample for r in plan.rows)
-        rows = ((len(row.token_ids), row.start) for row in plan.rows)
+        logit_rows = sum(row.logit_rows for row in plan.rows)
+        rows: list[tuple[int, int]] = []
+        for row in plan.rows:
+            count = len(row.token_ids)
+            if row.drafts:  # computed like sequences of their own
+                rows += [(1, row.start + i) for i in range(count)]
+            else:
+                rows.append((count, row.start))
         return Work.of(rows, logit_rows, self.shape.windows)
 
     def cost(self, work: Work) -> StepCost:
@@ -172,6 +178,10 @@ class Meter(Protocol):
         """See `EngineMeter.preempted`."""
         ...
 
+    def drafted(self, tokens: int, accepted: int) -> None:
+        """See `EngineMeter.drafted`."""
+        ...
+
 
 class StepMeter:
     """Records steps of one engine. Called in the engine's thread, after each step."""
@@ -215,7 +225,7 @@ class StepMeter:
                 step_seconds=seconds,
                 host_seconds=host_seconds,
                 device_seconds=device_seconds,
-                batch_size=work.sequences,
+                batch_size=len(plan.rows),
                 batch_tokens=work.new_tokens,
                 prefill_tokens=work.new_tokens - work.singles,
                 waiting=scheduler.waiting,
@@ -302,6 +312,8 @@ class StepMeter:
             meter.recomputed(new.recomputed_preempted, seconds(new.recomputed_preempted), "preempted")
         if new.evicted_blocks:
             meter.evicted(new.evicted_blocks, "room")
+        if new.drafted:
+            meter.drafted(new.drafted, new.accepted)
         for _ in range(new.preemptions):
             meter.preempted()
 

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ridgeline.engine.core.limits import MOST_DRAFTED
+
 if TYPE_CHECKING:
     from ridgeline.models.files import ModelFiles
 
@@ -88,6 +90,8 @@ class EngineOptions:
         inter_token_seconds: target of the time between two tokens of an answer, which steps are made
             to keep; 0: every step may be as large as allowed. None is the device's default.
         max_waiting: requests that may wait before new ones are refused as `at_capacity`.
+        draft_tokens: most tokens of an answer that are guessed and computed in advance, where few answers
+            are written at once; 0: none. See `core.drafting`; on the CPU only.
         threads: compute threads; None means one per physical core.
     """
 
@@ -105,6 +109,7 @@ class EngineOptions:
     max_context_tokens: int | None = None
     inter_token_seconds: float | None = None
     max_waiting: int = 256
+    draft_tokens: int = 0
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -114,6 +119,13 @@ class EngineOptions:
                 raise ValueError(f"{name} must be at least 1, it is {value}")
         if self.kv_policy not in KV_POLICIES:
             raise ValueError(f"kv_policy {self.kv_policy!r} is unknown; there are {', '.join(KV_POLICIES)}")
+        if not 0 <= self.draft_tokens < MOST_DRAFTED:
+            raise ValueError(f"draft_tokens must be from 0 to {MOST_DRAFTED - 1}, it is {self.draft_tokens}")
+        if self.draft_tokens and self.device != "cpu":
+            raise ValueError(
+                f"draft_tokens is {self.draft_tokens}, but on {self.device} a step begins before the one "
+                "before it has ended, and nothing can be guessed: it must be 0"
+            )
         if self.target_seconds < 0:
             raise ValueError(f"inter_token_seconds must be at least 0, it is {self.target_seconds}")
         if self.tokens < self.sequences:

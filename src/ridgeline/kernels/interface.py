@@ -125,6 +125,7 @@ class Batch:
         tables: [singles, blocks], block tables; entries beyond a sequence's own are any valid ids.
         contexts: [singles], positions attended to, the token itself among them; descending.
         chunks: in the order of the batch.
+        related: some single tokens follow one another in a sequence and attend to one another.
     """
 
     token_ids: Integers
@@ -134,6 +135,7 @@ class Batch:
     tables: Integers
     contexts: Integers
     chunks: tuple[Chunk, ...] = ()
+    related: bool = False
 
 
 class PagedAttention(Protocol):

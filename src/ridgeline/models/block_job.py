@@ -125,6 +125,7 @@ class Job:
             chunk_blocks=chunk_tables.shape[1],
             tiles=tiles,
             parts=parts,
+            related=int(batch.related),
         )
 
     def ask(

@@ -97,6 +97,12 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition("ridgeline_recompute_seconds_total", "counter", "Time spent on computing tokens again."),
     Definition("ridgeline_kv_blocks_evicted_total", "counter", "Cached KV blocks given up.", ("reason",)),
     Definition("ridgeline_preemptions_total", "counter", "Running requests put back to make room."),
+    Definition(
+        "ridgeline_draft_tokens_total",
+        "counter",
+        "Tokens guessed and computed in advance: accepted, if they were drawn then, or rejected.",
+        ("result",),
+    ),
     Definition("ridgeline_step_flops_total", "counter", "Operations that the steps' maths needs."),
     Definition(
         "ridgeline_step_bytes_total", "counter", "Bytes that the steps have to move from and to memory."

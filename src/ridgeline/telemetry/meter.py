@@ -36,6 +36,7 @@ _LABELLED = (
     "ridgeline_prefix_tokens_total",
     "ridgeline_recomputed_tokens_total",
     "ridgeline_kv_blocks_evicted_total",
+    "ridgeline_draft_tokens_total",
     "ridgeline_requests_total",
 )
 Labels = tuple[str, ...]
@@ -190,6 +191,14 @@ class EngineMeter:
         with self._lock:
             self._remember()
             self._totals["ridgeline_preemptions_total"] += 1
+
+    def drafted(self, tokens: int, accepted: int) -> None:
+        """Count tokens that were computed before they were drawn, and how many of them were drawn then."""
+        with self._lock:
+            self._remember()
+            counts = self._labelled["ridgeline_draft_tokens_total"]
+            counts["accepted"] += accepted
+            counts["rejected"] += tokens - accepted
 
     def inter_token(self, seconds: float, count: int = 1) -> None:
         """Count gaps between two tokens of an answer; a step has one length for many answers."""

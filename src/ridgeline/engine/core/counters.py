@@ -11,7 +11,8 @@ class Counters:
     """Totals since start. Tokens unless the name says otherwise.
 
     `hit`, `evicted`, `cold` and `short` are of prompts at first admission (see `kvcache.Match`);
-    `recomputed_*` is KV that existed once and had to be computed again, by cause.
+    `recomputed_*` is KV that existed once and had to be computed again, by cause. `drafted` tokens were
+    computed before they were drawn, and `accepted` of them were.
     """
 
     hit: int = 0
@@ -22,6 +23,8 @@ class Counters:
     recomputed_preempted: int = 0
     preemptions: int = 0
     evicted_blocks: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     def count(self, match: Match, sequence: Sequence) -> None:
         """A sequence is admitted with this match; after a preemption it counts as recomputing."""

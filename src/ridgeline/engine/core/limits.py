@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MOST_DRAFTED = 8
+"""Tokens of a step up to which drafts are added: reading weights hides so many, and hardly more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -48,6 +48,8 @@ class Row:
         slot: whose.
         start: position of the first token computed; everything before it is in the KV cache.
         token_ids: tokens to compute, at least one; `IN_FLIGHT` for one not yet known here.
+        drafts: how many of `token_ids`, all but the first, are drafts of what will be drawn. A token is
+            drawn after each of `token_ids` then, until one is not what was drafted; executors of depth 0.
         new_blocks: block ids to append to the slot's block table before computing. After them
             the table covers `start + len(token_ids)` positions.
         sample: draw the next token from the last position's logits.
@@ -60,6 +62,17 @@ class Row:
     new_blocks: tuple[int, ...] = ()
     sample: bool = False
     score_prompt: bool = False
+    drafts: int = 0
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """`token_ids` without the drafts."""
+        return self.token_ids[: len(self.token_ids) - self.drafts]
+
+    @property
+    def logit_rows(self) -> int:
+        """Positions whose logits are needed."""
+        return len(self.token_ids) if self.score_prompt or self.drafts else int(self.sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +104,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What a row gave. `token_id` is None where the row did not sample.
+    """What a row gave: the tokens that it drew, none where it did not sample, and their scores if asked for.
 
     `prompt_scores[i]` is the score of the token at position `start + i + 1`, given those before it;
     it ends with the row or with the prompt, whichever comes first. With an `error`, a sentence, the
     row gave nothing that can be used and its sequence has to end; the others of the step go on.
     """
 
-    token_id: int | None = None
-    score: Score | None = None
+    token_ids: tuple[int, ...] = ()
+    scores: tuple[Score, ...] = ()
     prompt_scores: tuple[Score, ...] = ()
     error: str | None = None
 

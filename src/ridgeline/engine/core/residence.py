@@ -89,9 +89,9 @@ class Residence:
         self._cache.announce(sequence.announced)
         self._labelling.placed(sequence, 0, shared)
 
-    def lacks(self, sequence: Sequence) -> int:
-        """Blocks that one more token needs beyond those held."""
-        return self._cache.blocks_for(sequence.next_position + 1) - len(sequence.blocks)
+    def lacks(self, sequence: Sequence, tokens: int = 1) -> int:
+        """Blocks that so many more tokens need beyond those held."""
+        return self._cache.blocks_for(sequence.next_position + tokens) - len(sequence.blocks)
 
     def grow(self, sequence: Sequence, blocks: int, now: float) -> None:
         """Take further blocks; raises OutOfBlocks."""

@@ -19,8 +19,8 @@ def admission_of(sequence: Sequence) -> Admission:
     )
 
 
-def launch(sequence: Sequence, count: int) -> tuple[Row, LaunchedRow]:
-    """The next `count` tokens of a sequence, as a row and as what commit needs of it."""
+def launch(sequence: Sequence, count: int, drafts: tuple[int, ...] = ()) -> tuple[Row, LaunchedRow]:
+    """The next `count` tokens of a sequence, and drafts, as a row and as what commit needs of it."""
     start = sequence.next_position
     end = start + count
     token_ids = tuple(sequence.tokens[start:end])
@@ -29,22 +29,23 @@ def launch(sequence: Sequence, count: int) -> tuple[Row, LaunchedRow]:
     row = Row(
         sequence.slot,
         start,
-        token_ids + (IN_FLIGHT,) * (count - len(token_ids)),
+        token_ids + (IN_FLIGHT,) * (count - len(token_ids)) + drafts,
         tuple(sequence.blocks[sequence.told_blocks :]),
         sample=sampled,
         score_prompt=sequence.scores_prompt and start + 1 < len(sequence.spec.prompt),
+        drafts=len(drafts),
     )
     sequence.told_blocks = len(sequence.blocks)
     sequence.scheduled += count
     sequence.drawing += sampled
-    return row, LaunchedRow(sequence, sequence.epoch, start, count, sampled)
+    return row, LaunchedRow(sequence, sequence.epoch, start, count, sampled, len(drafts))
 
 
-def ending(sequence: Sequence, new_tokens: tuple[int, ...]) -> tuple[FinishReason | None, int | None]:
-    """Whether the answer is over, and by which stop token."""
+def ending(sequence: Sequence, last: int | None) -> tuple[FinishReason | None, int | None]:
+    """Whether the answer is over with the token drawn last, if one was, and by which stop token."""
     spec = sequence.spec
-    if new_tokens and new_tokens[-1] in spec.stop_token_ids and sequence.generated > spec.min_tokens:
-        return "stop", new_tokens[-1]
+    if last in spec.stop_token_ids and sequence.generated > spec.min_tokens:
+        return "stop", last
     if spec.max_tokens == 0:
         return ("length" if sequence.computed >= len(spec.prompt) else None), None
     return ("length" if sequence.generated >= spec.max_tokens else None), None

@@ -13,15 +13,16 @@ from ridgeline.engine.core.asked import Asked
 from ridgeline.engine.core.budget import OLDEST_SHARE, prefill_order, served_before, share_prefill
 from ridgeline.engine.core.copies import Copies, Moved, Order
 from ridgeline.engine.core.counters import Counters
+from ridgeline.engine.core.drafting import Drafter
 from ridgeline.engine.core.forecast import Outcome
 from ridgeline.engine.core.foresight import Foresight, decode_work
 from ridgeline.engine.core.journal import Journal
 from ridgeline.engine.core.labelling import Labelling
-from ridgeline.engine.core.limits import ExpectedOutput, Limits
+from ridgeline.engine.core.limits import MOST_DRAFTED, ExpectedOutput, Limits
 from ridgeline.engine.core.line import Line
 from ridgeline.engine.core.messages import Output
 from ridgeline.engine.core.pace import Allowance, FixedPace, Pace, TargetPace
-from ridgeline.engine.core.plan import Geometry, RowResult, StepPlan, StepResult
+from ridgeline.engine.core.plan import Geometry, Row, RowResult, StepPlan, StepResult
 from ridgeline.engine.core.preemption import Victims
 from ridgeline.engine.core.residence import Residence
 from ridgeline.engine.core.rows import admission_of, ending, launch
@@ -49,6 +50,7 @@ class Scheduler:
         step_time: predicts steps; without it nothing is foretold of a sequence.
         target_seconds: inter-token latency that steps are kept under; 0: all are as `limits` allow.
         copies: to and from the tiers below the device; None where there are none.
+        drafter: guesses tokens in advance; None for no drafts, and where the executor's depth is not 0.
         shared: keys of what tenants may share, from `kvcache.shared_keys`.
     """
 
@@ -62,6 +64,7 @@ class Scheduler:
         target_seconds: float = 0.0,
         copies: Copies | None = None,
         shared: frozenset[bytes] = frozenset(),
+        drafter: Drafter | None = None,
     ) -> None:
         if limits.max_batch_tokens < geometry.max_batch:
             raise ValueError(
@@ -91,6 +94,7 @@ class Scheduler:
         self.copies = copies
         if copies is not None:
             copies.journal = self.journal
+        self._drafter = drafter
         self.starved_of_blocks = False
         """Whether the last `schedule` left somebody waiting because KV blocks were short."""
         self._expected = ExpectedOutput(limits.expected_output_tokens)
@@ -263,6 +267,8 @@ class Scheduler:
         if self.copies is not None:
             self.copies.save(sequence, now)
         self._residence.move_out(sequence, now)
+        if self._drafter is not None:
+            self._drafter.forget(sequence)
 
     # --- schedule ------------------------------------------------------------------------------
 
@@ -275,7 +281,8 @@ class Scheduler:
         prefilling = [s for s in self._running if s.wants_more and s.slot not in in_step]
         allowed = self._allow(decoding, prefilling)
         budget = allowed.tokens - len(decoding)
-        rows = [launch(sequence, 1) for sequence in decoding]
+        rows = self._decode_rows(decoding, allowed.tokens, now)
+        budget -= sum(row.drafts for row, _ in rows)
         admitted = self._admit(prefilling, budget, allowed.sequences, now)
         rows += [launch(s, count) for s, count in share_prefill([*prefilling, *admitted], budget)]
         if not rows:
@@ -287,6 +294,25 @@ class Scheduler:
         self._launched[self._step] = LaunchedStep(now, launched, allowed)
         self._step += 1
         return plan
+
+    def _decode_rows(
+        self, decoding: list[Sequence], most_tokens: int, now: float
+    ) -> list[tuple[Row, LaunchedRow]]:
+        """A row for each; with drafts where few decode, as far as there are blocks for them."""
+        if self._drafter is None:
+            return [launch(sequence, 1) for sequence in decoding]
+        rows, room = [], min(MOST_DRAFTED, most_tokens) - len(decoding)
+        for place, sequence in enumerate(decoding):
+            share = min(room // (len(decoding) - place), sequence.spec.max_tokens - sequence.generated - 1)
+            drafts = self._drafter.draft(sequence, share) if share > 0 else ()
+            need = self._residence.lacks(sequence, 1 + len(drafts))
+            if need > self.cache.available:
+                drafts = ()
+            else:
+                self._residence.grow(sequence, need, now)
+            room -= len(drafts)
+            rows.append(launch(sequence, 1, drafts))
+        return rows
 
     def _allow(self, decoding: list[Sequence], prefilling: list[Sequence]) -> Allowance:
         """How large this step may be."""
@@ -436,20 +462,17 @@ class Scheduler:
             return Output(sequence.spec.id, refusal=refusal)
         sequence.computed += launched.count
         sequence.scheduled -= launched.count
+        sequence.drawing -= launched.sampled
+        new_tokens, finish, stop_token_id = self._take_drawn(launched, result)
+        # Drafts that were drawn are in the KV cache; the next step writes over the others.
+        sequence.computed += max(0, len(new_tokens) - 1)
         sequence.reached = max(sequence.reached, sequence.computed)
-        new_tokens: tuple[int, ...] = ()
-        if launched.sampled:
-            assert result.token_id is not None, "a sampling row gave no token"
-            sequence.drawing -= 1
-            sequence.tokens.append(result.token_id)
-            new_tokens = (result.token_id,)
         if sequence.prefill is not None:
             self._prefilled(sequence, launched.sampled, now)
         self._residence.publish(sequence)
         # After a preemption positions are scored a second time; they were reported before.
         prompt_scores = result.prompt_scores[max(0, sequence.scored - launched.start) :]
         sequence.scored += len(prompt_scores)
-        finish, stop_token_id = ending(sequence, new_tokens)
         if finish is not None:
             self._expected.observe(sequence.generated)
             self._end(sequence, now)
@@ -459,13 +482,31 @@ class Scheduler:
         return Output(
             sequence.spec.id,
             new_tokens,
-            () if result.score is None else (result.score,),
+            result.scores[: len(new_tokens)],
             prompt_scores,
             finish,
             stop_token_id,
             sequence.cached,
             sequence.queue_seconds,
         )
+
+    def _take_drawn(
+        self, launched: LaunchedRow, result: RowResult
+    ) -> tuple[tuple[int, ...], FinishReason | None, int | None]:
+        """What a row drew, up to where the answer ends; whether it does, and by which stop token."""
+        assert bool(result.token_ids) == launched.sampled, "a row drew without being asked, or did not"
+        assert len(result.token_ids) <= 1 + launched.drafts, "more was drawn than was computed"
+        sequence, taken = launched.sequence, 0
+        finish, stop_token_id = ending(sequence, None)
+        while finish is None and taken < len(result.token_ids):
+            sequence.tokens.append(result.token_ids[taken])
+            taken += 1
+            finish, stop_token_id = ending(sequence, sequence.tokens[-1])
+        if launched.drafts and self._drafter is not None:
+            self._drafter.told(sequence, launched.drafts, taken - 1)
+            self.counters.drafted += launched.drafts
+            self.counters.accepted += taken - 1
+        return result.token_ids[:taken], finish, stop_token_id
 
     def _prefilled(self, sequence: Sequence, last: bool, now: float) -> None:
         """A chunk of what was known at admission is computed; after the last one tokens are drawn."""

@@ -167,6 +167,7 @@ class LaunchedRow:
     start: int
     count: int
     sampled: bool
+    drafts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

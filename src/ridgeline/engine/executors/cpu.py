@@ -57,9 +57,9 @@ class CpuSlot:
 
     def note_given(self, row: Row) -> None:
         """Count tokens of the answer that were given by the plan instead of drawn here."""
-        end = row.start + len(row.token_ids)
+        end = row.start + len(row.known)
         if end > self.known_tokens:
-            for token in row.token_ids[self.known_tokens - end :]:
+            for token in row.known[self.known_tokens - end :]:
                 self.sampling.record(token)
             self.known_tokens = end
 
@@ -154,8 +154,7 @@ class CpuExecutor:
             self._slots[row.slot].note_given(row)
         layout = self._slots.lay_out(plan.rows)
         started = time.perf_counter()
-        last = [first + len(row.token_ids) - 1 for first, row in zip(layout.first, plan.rows, strict=True)]
-        drawing = [place for place, row in zip(last, plan.rows, strict=True) if row.sample]
+        drawing = [place for places in layout.drawing(plan.rows) for place in places]
         with torch.inference_mode():
             computed = self.model.forward(layout.batch, np.array(drawing, np.int64))
         return CpuHandle(plan, layout, computed, time.perf_counter() - started)
@@ -191,22 +190,42 @@ class CpuExecutor:
         results = [
             self._score_prompt(handle, i) if row.score_prompt else RowResult() for i, row in enumerate(rows)
         ]
-        drawing = [i for i, row in enumerate(rows) if row.sample]
-        if not drawing:
-            return tuple(results)
+        drawing = _places_of_logits(rows)
+        while drawing:  # once, and again for those whose drafts were right so far
+            drawing = self._draw(rows, drawing, handle.computed, results)
+        return tuple(results)
+
+    def _draw(
+        self, rows: Sequence[Row], drawing: dict[int, int], computed: Computed, results: list[RowResult]
+    ) -> dict[int, int]:
+        """Draw the next token of each row at its place in the logits; who goes on, and at which place."""
+        places = list(drawing.values())
         slots = [self._slots[rows[i].slot] for i in drawing]
-        positions = [rows[i].start + len(rows[i].token_ids) for i in drawing]
-        computed = handle.computed
-        drawn = sample(computed.logits, [slot.sampling for slot in slots], positions, computed.peaks)
-        for i, slot, position, token in zip(drawing, slots, positions, drawn, strict=True):
+        positions = [rows[i].start + len(rows[i].known) + len(results[i].token_ids) for i in drawing]
+        whole = places == list(range(len(computed.logits)))
+        logits = computed.logits if whole else computed.logits[places]
+        peaks = computed.peaks
+        drawn = sample(
+            logits,
+            [slot.sampling for slot in slots],
+            positions,
+            None if peaks is None else [peaks[place] for place in places],
+        )
+        goes_on = {}
+        for (i, place), slot, position, token in zip(drawing.items(), slots, positions, drawn, strict=True):
+            before, row = results[i], rows[i]
             if token is None:
                 results[i] = RowResult(error=NON_FINITE)
                 continue
             slot.known_tokens = max(slot.known_tokens, position + 1)
-            if results[i].error is None:
-                own = _to_plan(token.score) if token.score else None
-                results[i] = RowResult(token.token_id, own, results[i].prompt_scores)
-        return tuple(results)
+            if before.error is not None:
+                continue
+            scores = (*before.scores, _to_plan(token.score)) if token.score else before.scores
+            results[i] = RowResult((*before.token_ids, token.token_id), scores, before.prompt_scores)
+            draft = position - row.start
+            if draft < len(row.token_ids) and row.token_ids[draft] == token.token_id:
+                goes_on[i] = place + 1
+        return goes_on
 
     def _score_prompt(self, handle: CpuHandle, index: int) -> RowResult:
         row, first = handle.plan.rows[index], handle.layout.first[index]
@@ -221,6 +240,16 @@ class CpuExecutor:
                 return RowResult(error=NON_FINITE)
             scores += map(_to_plan, score(logits, part, top))
         return RowResult(prompt_scores=tuple(scores))
+
+
+def _places_of_logits(rows: Sequence[Row]) -> dict[int, int]:
+    """Where in the logits the first of each row that draws is."""
+    places, place = {}, 0
+    for i, row in enumerate(rows):
+        if row.sample:
+            places[i] = place
+            place += 1 + row.drafts
+    return places
 
 
 def _to_plan(scored: TokenScore) -> Score:

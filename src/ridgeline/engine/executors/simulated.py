@@ -20,6 +20,7 @@ from ridgeline.engine.core.plan import (
     Handle,
     Row,
     RowResult,
+    Score,
     Snapshot,
     StepPlan,
     StepResult,
@@ -219,14 +220,26 @@ class SimulatedExecutor:
             self._check_tokens(row, state)
             self._kv.append(row.slot, row.new_blocks)
             self._kv.read(row.slot, state.hashes, row.start)
+        hashes = [self._hashes(row) for row in rows]
         touched: set[int] = set()
-        for row in rows:
+        for row, own in zip(rows, hashes, strict=True):
             end = row.start + len(row.token_ids)
-            touched.update(self._kv.write(row.slot, self._slots[row.slot].hashes, row.start, end))
-        for row in rows:
+            touched.update(self._kv.write(row.slot, own, row.start, end))
+            if row.drafts:
+                self._kv.doubt(row.slot, end - row.drafts)
+        for row, own in zip(rows, hashes, strict=True):
             if row.slot in touched:
-                self._kv.read(row.slot, self._slots[row.slot].hashes, row.start + len(row.token_ids))
+                self._kv.read(row.slot, own, row.start + len(row.token_ids))
         return tuple(self._result(row) for row in rows)
+
+    def _hashes(self, row: Row) -> "array[int]":
+        """Of a sequence's prefixes, those that end in drafts among them."""
+        known = self._slots[row.slot].hashes
+        if not row.drafts:
+            return known
+        hashes = known[:]
+        extend_hashes(hashes, row.token_ids[-row.drafts :])
+        return hashes
 
     def _state(self, row: Row) -> _Slot:
         if row.slot not in self._slots:
@@ -234,19 +247,20 @@ class SimulatedExecutor:
         return self._slots[row.slot]
 
     def _check_tokens(self, row: Row, state: _Slot) -> None:
-        known = state.tokens[row.start : row.start + len(row.token_ids)]
-        given = [
-            own if token == IN_FLIGHT else token for token, own in zip(row.token_ids, known, strict=False)
-        ]
-        if not known or len(known) != len(row.token_ids) or given != known:
+        count = len(row.known)
+        known = state.tokens[row.start : row.start + count]
+        given = [own if token == IN_FLIGHT else token for token, own in zip(row.known, known, strict=False)]
+        if not known or len(known) != count or given != known:
             raise BadPlan(
                 f"slot {row.slot} computes {list(row.token_ids)} at {row.start}, where {known} stands"
             )
         if row.sample and row.start + len(known) != len(state.tokens):
             raise BadPlan(f"slot {row.slot} samples before its last token is computed")
+        if row.drafts and (count != 1 or not row.sample or self.depth):
+            raise BadPlan(f"slot {row.slot} has drafts beside {count} tokens, at depth {self.depth}")
 
     def _result(self, row: Row) -> RowResult:
-        state, end = self._slots[row.slot], row.start + len(row.token_ids)
+        state, end = self._slots[row.slot], row.start + len(row.known)
         admission = state.admission
         scores = tuple(
             self._model.score(state.hashes[p], state.tokens[p + 1], admission.sampling)
@@ -255,14 +269,21 @@ class SimulatedExecutor:
         )
         if not row.sample:
             return RowResult(prompt_scores=scores)
-        generated = len(state.tokens) - admission.prompt_tokens
-        banned = admission.banned_token_ids if generated < admission.min_tokens else ()
-        token, score = self._model.draw(state.hashes[end - 1], admission.sampling, banned)
-        state.tokens.append(token)
-        extend_hashes(state.hashes, (token,))
-        return RowResult(token, score, scores)
+        tokens: list[int] = []
+        own: list[Score] = []
+        for draft in (*row.token_ids[len(row.known) :], None):
+            generated = len(state.tokens) - admission.prompt_tokens
+            banned = admission.banned_token_ids if generated < admission.min_tokens else ()
+            token, score = self._model.draw(state.hashes[-1], admission.sampling, banned)
+            state.tokens.append(token)
+            extend_hashes(state.hashes, (token,))
+            tokens.append(token)
+            own += () if score is None else (score,)
+            if token != draft:
+                break
+        return RowResult(tuple(tokens), tuple(own), scores)
 
     def _seconds(self, rows: tuple[Row, ...]) -> float:
-        logit_rows = sum(len(row.token_ids) if row.score_prompt else row.sample for row in rows)
+        logit_rows = sum(row.logit_rows for row in rows)
         work = Work.of(((len(row.token_ids), row.start) for row in rows), logit_rows)
         return step_cost(self._shape, self._hardware, self.dtype, work, kv_dtype=self._kv_dtype).seconds

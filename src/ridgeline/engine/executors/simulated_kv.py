@@ -92,6 +92,11 @@ class KVCells:
         table.verified = max(table.verified, end)
         return touched
 
+    def doubt(self, slot: int, start: int) -> None:
+        """What was written from this position on may not be what the sequence goes on with."""
+        table = self._tables[slot]
+        table.verified = min(table.verified, start)
+
     def content(self, block: int) -> "array[int]":
         """A copy of what was written into a block."""
         cells = self._cells.get(block)

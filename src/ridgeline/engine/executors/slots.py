@@ -23,10 +23,20 @@ class Layout:
     Attributes:
         batch: tokens in the order computed.
         first: index in the batch of each row's first token, in the order of the plan.
+        places: of rows with drafts, where each of their tokens is; by the place of the row in the plan.
     """
 
     batch: Batch
     first: tuple[int, ...]
+    places: dict[int, tuple[int, ...]]
+
+    def drawing(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+        """Where the tokens are after which a row may draw; nothing for those that do not."""
+        last = (first + len(row.token_ids) - 1 for first, row in zip(self.first, rows, strict=True))
+        return [
+            self.places.get(i, (place,)) if row.sample else ()
+            for i, (row, place) in enumerate(zip(rows, last, strict=True))
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +116,34 @@ class Slots(Generic[State]):
                 raise ValueError(f"slot {row.slot}: a block id is not in [0, {self._blocks})")
             if IN_FLIGHT in row.token_ids and not self._device_tables:
                 raise ValueError("a token in flight in a plan for an executor of depth 0")
+            if row.drafts and (self._device_tables or row.drafts != len(row.token_ids) - 1):
+                raise ValueError(f"slot {row.slot}: drafts follow one token, on executors of depth 0 only")
 
     def lay_out(self, rows: tuple[Row, ...]) -> Layout:
-        """The rows' tokens as kernels take them: single ones first, longest context first."""
-        single = [i for i, row in enumerate(rows) if len(row.token_ids) == 1]
-        single.sort(key=lambda i: -rows[i].start)
-        several = [i for i, row in enumerate(rows) if len(row.token_ids) > 1]
+        """The rows' tokens as kernels take them: single ones first, longest context first.
+
+        Drafts are single tokens, too: then all is computed of them as it would be without guessing.
+        """
+        single = [
+            (-row.start - k, i, k)
+            for i, row in enumerate(rows)
+            if row.drafts or len(row.token_ids) == 1
+            for k in range(len(row.token_ids))
+        ]
+        single.sort()
+        several = [i for i, row in enumerate(rows) if len(row.token_ids) > 1 and not row.drafts]
         first = [0] * len(rows)
-        for place, i in enumerate(single):
-            first[i] = place
-        slots = np.array([rows[i].slot for i in single], dtype=np.int64)
-        starts = np.array([rows[i].start for i in single], dtype=np.int64)
-        tokens = [np.array([rows[i].token_ids[0] for i in single], dtype=np.int64)]
+        places: dict[int, list[int]] = {
+            i: [0] * len(row.token_ids) for i, row in enumerate(rows) if row.drafts
+        }
+        for place, (_, i, k) in enumerate(single):
+            if k == 0:
+                first[i] = place
+            if i in places:
+                places[i][k] = place
+        slots = np.array([rows[i].slot for _, i, _ in single], dtype=np.int64)
+        starts = np.array([-before for before, _, _ in single], dtype=np.int64)
+        tokens = [np.array([rows[i].token_ids[k] for _, i, k in single], dtype=np.int64)]
         owners, positions, chunks, place = [slots], [starts], [], len(single)
         for i in several:
             row = rows[i]
@@ -138,8 +164,9 @@ class Slots(Generic[State]):
             self._tables[slots, :blocks],
             starts + 1,
             tuple(chunks),
+            related=bool(places),
         )
-        return Layout(batch, tuple(first))
+        return Layout(batch, tuple(first), {i: tuple(each) for i, each in places.items()})
 
     def __getitem__(self, slot: int) -> State:
         state = self._slots[slot]

@@ -18,7 +18,7 @@ from ridgeline.kernels.jit.ir import provided
 from ridgeline.kernels.jit.packing import embedding_row
 from ridgeline.kernels.jit.peaks import SCRATCH_BYTES, find_peak
 from ridgeline.kernels.jit.products import BLOCK
-from ridgeline.kernels.jit.step_attention import attend, merge, store_all
+from ridgeline.kernels.jit.step_attention import attend, merge, store_all, stored_before
 from ridgeline.kernels.jit.step_job import (
     batch_of,
     floats_of,
@@ -131,8 +131,8 @@ def _layer(shared, part, index, layer, model, batch, work, thread, groups):
     _norms(shared, part, residual, tokens, layer.input_norm, eps, scratch, wide, normed, thread, groups)
     qkv = Matrix(layer.qkv_form, layer.qkv, layer.qkv_bias)
     multiply(shared, part + 1, qkv, normed, splits, tokens, work.qkv, 0, panels, thread, groups)
-    # Single tokens whose positions are not cut are stored where they are attended to.
-    first = 0 if batch.parts > 1 else batch.contexts.shape[0]
+    # Single tokens that nobody else attends to in this step are stored where they are attended to.
+    first = 0 if stored_before(batch) else batch.contexts.shape[0]
     store_all(shared, part + 2, first, tokens, index, layer, model, batch, work, thread, groups)
     attend(shared, part + 3, index, layer, model, batch, work, scratch)
     if batch.parts > 1:

@@ -44,6 +44,12 @@ def store_all(shared, part, first, end, index, layer, model, batch, work, thread
 
 
 @njit
+def stored_before(batch):
+    """Whether single tokens are stored before anything attends to them, by whichever thread."""
+    return batch.parts > 1 or batch.related > 0
+
+
+@njit
 def _attend_tile(unit, index, layer, model, batch, work, scratch):
     """A query tile of a chunk, and its output as activations. Later tiles take longer and come first."""
     tile, kv_head = batch.tiles - 1 - unit // model.kv_heads, unit % model.kv_heads
@@ -114,7 +120,8 @@ def attend(shared, part, index, layer, model, batch, work, scratch):
             token, kv_head = task // kv_heads, task % kv_heads
             table, context = batch.tables[token], batch.contexts[token]
             if parts == 1:
-                _store(token, kv_head, index, layer, model, batch, work)
+                if not stored_before(batch):
+                    _store(token, kv_head, index, layer, model, batch, work)
                 attention.attend_single(
                     token,
                     kv_head,

@@ -34,7 +34,7 @@ _MODEL = (
 )
 _BATCH = (
     "tokens token_ids positions write_blocks singles tables table_blocks contexts chunks chunk_records "
-    "chunk_tables chunk_blocks tiles parts"
+    "chunk_tables chunk_blocks tiles parts related"
 )
 _WORK = (
     "residual qkv qkv_columns attended partials partial_bytes scratch scratch_bytes panels panel_bytes "
@@ -117,6 +117,7 @@ class Batch(NamedTuple):
         chunk_tables: int64 [chunks, blocks].
         tiles: query tiles of all chunks.
         parts: that the positions of each single token are cut into; see `attention.count_parts`.
+        related: 1 where single tokens attend to one another, else 0.
     """
 
     token_ids: Any
@@ -128,6 +129,7 @@ class Batch(NamedTuple):
     chunk_tables: Any
     tiles: Any
     parts: Any
+    related: Any
 
 
 class Work(NamedTuple):
@@ -226,6 +228,7 @@ def batch_of(job):
         carray(_to_ints(job.chunk_tables), (job.chunks, job.chunk_blocks)),
         job.tiles,
         job.parts,
+        job.related,
     )
 
 

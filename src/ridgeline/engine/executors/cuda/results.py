@@ -65,8 +65,8 @@ def read(step: Prepared, buffer: torch.Tensor) -> tuple[RowResult, ...]:
         if broken or (draws and token < 0):
             results.append(RowResult(error=NON_FINITE))
             continue
-        score = scores.of(scores.index[index], token, wanted.top) if wanted.top is not None else None
-        results.append(RowResult(token if draws else None, score, prompt_scores))
+        own = () if wanted.top is None else (scores.of(scores.index[index], token, wanted.top),)
+        results.append(RowResult((token,) if draws else (), own, prompt_scores))
     return tuple(results)
 
 
@@ -74,7 +74,7 @@ def _plain(draws: bool, token: int) -> RowResult:
     """A row that only draws, or not even that."""
     if not draws:
         return RowResult()
-    return RowResult(token) if token >= 0 else RowResult(error=NON_FINITE)
+    return RowResult((token,)) if token >= 0 else RowResult(error=NON_FINITE)
 
 
 class _Scores:
