@@ -31,10 +31,12 @@ SHAPE = Shape(TURNS, SYSTEM_TOKENS, QUESTION_WORDS, ANSWER_TOKENS)
 
 @dataclass(slots=True)
 class Seen:
-    """What all users saw. Times in seconds, one of each per turn, in the order in which they ended."""
+    """What all users saw. Times in seconds, one of each per turn, in the order in which they ended; of gaps
+    between two pieces of text, all."""
 
     turns: list[float] = field(default_factory=list)
     first_tokens: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
     prompt_tokens: list[list[int]] = field(default_factory=list)
     answer_tokens: int = 0
 
@@ -95,6 +97,7 @@ async def _read_stream(
 ) -> tuple[str, dict[str, int]]:
     parts: list[str] = []
     usage: dict[str, int] = {}
+    last = started
     async for line in response.content:
         if not line.startswith(b"data: {"):
             continue
@@ -103,8 +106,12 @@ async def _read_stream(
         for choice in event.get("choices", ()):
             text = choice["delta"].get("content")
             if text:
-                if not parts:
-                    seen.first_tokens.append(time.perf_counter() - started)
+                now = time.perf_counter()
+                if parts:
+                    seen.gaps.append(now - last)
+                else:
+                    seen.first_tokens.append(now - started)
+                last = now
                 parts.append(text)
     return "".join(parts), usage
 
@@ -129,12 +136,17 @@ async def put_on(url: str, model: str, users: int, streamed: bool, seed: int) ->
             for conversation in conversations:
                 group.create_task(client.converse(conversation, seen))
         seconds, own = time.perf_counter() - started, time.process_time() - own
-    return {
+    found = {
         "tokens_per_second": seen.answer_tokens / seconds,
         "turn_seconds": statistics.median(seen.turns),
         "client_share": own / seconds,
         "prompt_tokens": [statistics.mean(turn) for turn in zip(*seen.prompt_tokens, strict=True)],
-    } | ({"first_token_seconds": statistics.median(seen.first_tokens)} if streamed else {})
+    }
+    if streamed:
+        gaps = statistics.quantiles(seen.gaps, n=100)
+        found["first_token_seconds"] = statistics.median(seen.first_tokens)
+        found["gap_seconds"], found["gap_p99_seconds"] = gaps[49], gaps[98]
+    return found
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def _met(row: Row, entry: Mapping[str, Any]) -> bool | None:
 def figure(value: float, seconds: bool) -> str:
     """Three digits or so."""
     if seconds:
-        return f"{value:.2f}"
+        return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 

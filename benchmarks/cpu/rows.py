@@ -71,6 +71,8 @@ def _chats(users: int) -> tuple[Row, ...]:
         Row(f"http {users}", whole, "tokens_per_second", 2.5),
         Row(f"turn {users}", whole, "turn_seconds"),
         Row(f"ttft {users}", streamed, "first_token_seconds", 0.5),
+        Row(f"gap {users}", streamed, "gap_seconds"),
+        Row(f"gap {users} p99", streamed, "gap_p99_seconds"),
     )
 
 

@@ -66,8 +66,8 @@ class PromptLookup:
         lookup = self._lookups.setdefault(sequence.spec.id, _Lookup())
         tokens, ends = sequence.tokens, lookup.ends
         # The last run is left out: it is what is looked for.
-        for end in range(lookup.indexed + 1, len(tokens)):
-            ends[tuple(tokens[end - KEY_TOKENS : end])] = end
+        for place in range(lookup.indexed + 1, len(tokens)):
+            ends[tuple(tokens[place - KEY_TOKENS : place])] = place
         lookup.indexed = max(lookup.indexed, len(tokens) - 1)
         end = ends.get(tuple(tokens[-KEY_TOKENS:]))
         if end is None:
