@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.attention_ir import GROUP_ROWS, VECTORS, fold
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted, larger
-from ridgeline.kernels.jit.attention_moving import fetch_line
 from ridgeline.kernels.jit.ir import (
     F32,
     FLOATS,
@@ -110,9 +109,9 @@ def _score(body: Body, given: dict[str, Value], rows: int) -> None:
                 at = b.mul(pair, I64(_PAIR_BYTES))
                 sums.add(body.address(keys, at), [body.address(q, b.mul(pair, I64(4))) for q in queries])
                 if i % 2 == 0:
-                    fetch_line(body, body.address(ahead, at))
+                    body.fetch(body.address(ahead, at))
         end = b.mul(given["pairs"], I64(_PAIR_BYTES))
-        fetch_line(body, body.address(ahead, end))
+        body.fetch(body.address(ahead, end))
         column = body.load(FLOATS, body.address(keys, end), 4)
         for m in range(rows):
             total = chains[0].value(m, 0)
@@ -148,8 +147,8 @@ def _add(body: Body, given: dict[str, Value], rows: int, vectors: int) -> None:
             at = b.mul(pair, given["pair_stride"])
             sums.add(body.address(values, at), [body.address(row, b.mul(pair, I64(4))) for row in own])
             for line in range(0, _PAIR_BYTES * vectors, LINE_BYTES):
-                fetch_line(body, body.address(body.address(ahead, at), line))
-        fetch_line(body, body.address(ahead, b.mul(given["pair_stride"], I64(BLOCK_TOKENS // 2))))
+                body.fetch(body.address(body.address(ahead, at), line))
+        body.fetch(body.address(ahead, b.mul(given["pair_stride"], I64(BLOCK_TOKENS // 2))))
     for m, n in product(range(rows), range(vectors)):
         out = body.address(given["out"], b.mul(given["out_stride"], I64(m)))
         place = body.address(out, LINE_BYTES * n)

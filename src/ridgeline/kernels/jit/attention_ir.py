@@ -14,7 +14,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ridgeline.kernels.jit.attention_math import LINE_BYTES, PER_LN2, counted, larger, power_of_two, shuffled
-from ridgeline.kernels.jit.attention_moving import fetch_line
 from ridgeline.kernels.jit.attention_span import provide_span
 from ridgeline.kernels.jit.ir import (
     F32,
@@ -113,7 +112,7 @@ class _Product:
         # Not for all at once, since of a burst much is ignored.
         ahead = body.address(given["ahead"], b.mul(index, given["input_stride"]))
         for line in range(0, 2 * LANES * len(self._vectors), LINE_BYTES):
-            fetch_line(body, body.address(ahead, line))
+            body.fetch(body.address(ahead, line))
         at = b.mul(index, I64(4))
         scalars = [body.load(F32, body.address(factor, at), 4) for factor in factors]
         sums.add_products([body.splat(scalar, FLOATS) for scalar in scalars], inputs)

@@ -12,15 +12,12 @@ from ridgeline.kernels.jit.attention_math import LINE_BYTES, counted
 from ridgeline.kernels.jit.ir import (
     FLOATS,
     HALVES,
-    I8,
     I16,
     I32,
     I64,
     INTS,
     LANES,
-    VOID,
     Body,
-    Value,
     constant,
     emitted,
 )
@@ -70,17 +67,11 @@ def narrow(typing, source, vectors, out, out_stride):
     return emitted("ridgeline_attention_narrow", 4, _narrow)
 
 
-def fetch_line(body: Body, address: Value) -> None:
-    """Ask for a line of the cache; to be read, wanted in all caches but the first, of data."""
-    place = body.b.inttoptr(address, I8.as_pointer())
-    body.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(2), I32(1))
-
-
 def _fetch(function: Any) -> None:
     body = Body(function.append_basic_block())
     source, lines = function.args
     with counted(body, lines) as index:
-        fetch_line(body, body.address(source, body.b.mul(index, I64(LINE_BYTES))))
+        body.fetch(body.address(source, body.b.mul(index, I64(LINE_BYTES))))
     body.b.ret_void()
 
 

@@ -66,6 +66,11 @@ class Body:
         """A value or vector to memory."""
         self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=align)
 
+    def fetch(self, address: Value) -> None:
+        """Ask for a line of the cache; to be read, wanted in all caches but the first, of data."""
+        place = self.b.inttoptr(address, I8.as_pointer())
+        self.call("llvm.prefetch.p0i8", VOID, place, I32(0), I32(2), I32(1))
+
     def splat(self, value: Value, kind: Any) -> Value:
         """A vector with `value` in all lanes."""
         undefined = ir.Constant(kind, ir.Undefined)

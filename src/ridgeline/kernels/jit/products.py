@@ -43,6 +43,10 @@ BLOCK = 32
 BLOCK_BYTES = (2 * 32 + 256, 32 + 256, 32 + 512)
 """Of 16 outputs by 32 inputs, for each form."""
 
+AHEAD_BYTES = 8192
+"""How far ahead weights are asked for into the second cache, in the order in which they lie: the processor
+itself looks ahead to the end of a page of 4 KB at most."""
+
 TILES, MAX_ROWS = (2, 6) if instruction_set() == AVX512 else (1, 2)
 """Of a tile. The sums, as integers and as floats, fill the registers: 32 of 64 bytes or 16 of 32."""
 
@@ -154,6 +158,9 @@ class _Tile:
             body.address(body.address(arguments["weights"], b.mul(arguments["tile_stride"], I64(n))), at)
             for n in self.tiles
         ]
+        for place in weights:
+            for line in range(0, BLOCK_BYTES[self.form], 64):
+                body.fetch(body.address(place, AHEAD_BYTES + line))
         inputs, four = b.mul(index, I64(BLOCK)), b.mul(index, I64(4))
         sums = self._integers(body, weights, [body.address(x, inputs) for x in sources["x"]], sources, four)
         scales = [b.fpext(body.load(HALVES, place, 32), FLOATS) for place in weights]
