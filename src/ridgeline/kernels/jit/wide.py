@@ -38,7 +38,7 @@ from ridgeline.kernels.jit.ir import (
     emitted,
     provided,
 )
-from ridgeline.kernels.jit.products import BLOCK_BYTES, FORM_4_MINIMUM, FORM_8
+from ridgeline.kernels.jit.products import AHEAD_BYTES, BLOCK_BYTES, FORM_4_MINIMUM, FORM_8
 from ridgeline.kernels.jit.target import has_tiles
 
 ROWS = 32
@@ -134,6 +134,8 @@ def _unpack_block(body: Body, form: int, source: Value, target: Value) -> None:
     else:
         term = b.fmul(scale, constant(FLOATS, -float((1 << bits) + (1 << bits) // 2)))
     header = 64 if form == FORM_4_MINIMUM else 32
+    for line in range(0, BLOCK_BYTES[form], 64):
+        body.fetch(body.address(source, AHEAD_BYTES + line))
     packed = [body.load(INTS, body.address(source, header + 64 * i), 32) for i in range(bits)]
     for pair, vector, odd in _PAIR_ORDER:
         quants = packed[vector if form == FORM_8 else vector % 4]
