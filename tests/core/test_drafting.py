@@ -117,6 +117,22 @@ def test_many_sequences_leave_no_room_for_drafts():
     simulation.run()
 
 
+def test_beside_a_prompt_nothing_is_drafted():
+    """Not even where drafts would leave no room for it."""
+    simulation = Simulation(depth=0, max_batch=2, max_batch_tokens=4, right=[True])
+    simulation.submit(range(1, 9), 60, stop_token_ids=frozenset())
+    for _ in range(8):
+        simulation.step()
+    counters = simulation.scheduler.counters
+    before = counters.drafted
+    assert before > 0
+    late = simulation.submit(range(9, 49), 2, stop_token_ids=frozenset())
+    while not simulation.answers[late]:
+        simulation.step()
+        assert counters.drafted == before or simulation.answers[late]
+    simulation.run()
+
+
 def test_few_sequences_share_the_room():
     simulation = Simulation(depth=0, right=[True])
     for i in range(3):

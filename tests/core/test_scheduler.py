@@ -440,6 +440,16 @@ def test_what_is_in_use_already_needs_no_memory_again():
     simulation.run()
 
 
+def test_what_was_allowed_before_an_idle_time_refuses_nobody():
+    simulation = Simulation(max_batch=8, target_seconds=1e-9)
+    assert at_once(simulation, TEXT[:100], 5)
+    simulation.run()
+    assert simulation.scheduler.allowance.sequences == 1
+    assert at_once(simulation, TEXT[:10], 5)
+    assert at_once(simulation, TEXT[20:30], 5), "whatever the step will allow, nothing is known of it yet"
+    simulation.run()
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_who_was_granted_a_place_never_waits_for_memory(data):

@@ -52,6 +52,7 @@ def options(smollm2_path: Path) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.slow
 def test_conversations_come_back_from_disk_also_after_kill_9(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_client_that_goes_away_frees_its_blocks(client, model, metrics) -> Non
     assert metrics("ridgeline_requests_total", outcome="cancelled") == cancelled + 1
 
 
+@pytest.mark.slow
 async def test_many_at_once_are_each_answered_to_the_end(base_url, model) -> None:
     async with openai.AsyncOpenAI(base_url=base_url, api_key="any", max_retries=0, timeout=100) as client:
         answers = await asyncio.gather(

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from ridgeline.engine.answer import Answer, StopStrings
 from ridgeline.engine.core.messages import Output
+from ridgeline.engine.core.plan import Score
 from ridgeline.protocol import Stopping
 from ridgeline.text.byte_tokenizer import ByteTokenizer
 
@@ -84,6 +85,44 @@ def test_min_tokens_lets_a_stop_string_pass() -> None:
     deltas = feed(stopping, ids("abcabc"), Output("s", finish="length"))
     assert "".join(d.text for d in deltas) == "abca"
     assert deltas[-1].finish == "stop"
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=3), max_size=2), st.data())
+def test_tokens_that_come_together_are_taken_one_by_one(text, strings, data) -> None:
+    """However many tokens a step draws, text, tokens and usage end in the same place."""
+    stopping = Stopping(stop=tuple(strings), min_tokens=data.draw(st.integers(0, 5)))
+    alone = Answer(0, ids("p"), stopping, TOKENIZER, logprobs=True)
+    together = Answer(0, ids("p"), stopping, TOKENIZER, logprobs=True)
+    tokens = (*ids(text), EOS)
+    scores = tuple(Score(token, -1.0) for token in tokens)
+    told = []
+    for answer in (alone, together):
+        at, deltas = 0, []
+        while at < len(tokens) and not answer.finished:
+            size = 1 if answer is alone else data.draw(st.integers(1, 4))
+            size = min(size, len(tokens) - at)
+            is_last = at + size == len(tokens)
+            output = Output(
+                "s",
+                tokens[at : at + size],
+                scores[at : at + size],
+                finish="stop" if is_last else None,
+                stop_token_id=EOS if is_last else None,
+            )
+            deltas.append(answer.push([output]))
+            at += size
+        deltas = [delta for delta in deltas if delta is not None]
+        told.append(
+            (
+                "".join(delta.text for delta in deltas),
+                [token for delta in deltas for token in delta.token_ids],
+                sum(len(delta.logprobs) for delta in deltas),
+                deltas[-1].finish,
+                deltas[-1].stop_reason,
+                deltas[-1].usage,
+            )
+        )
+    assert told[0] == told[1]
 
 
 def test_what_could_have_been_a_stop_string_comes_out_at_the_end() -> None:

@@ -416,3 +416,16 @@ async def test_others_are_not_kept_account_of(replica: Replica) -> None:
     await collect(replica, ask("A tale of rivers. " * 40))
     assert replica.cache_report("tiny", "", "", 0).next == 0
     assert all(len(engine.scheduler.labelling.labels) == 0 for engine in engines(replica))
+
+
+async def test_places_are_those_that_the_target_leaves(tmp_path) -> None:
+    """Of 4 slots one is used, for with two each token would come too late; and that is what is told."""
+    async for replica in serve(tmp_path, inter_token_seconds=1e-9):
+        first = replica.generate(ask(stopping=Stopping(max_tokens=900, ignore_eos=True)))
+        await anext(first)
+        await until(lambda told=replica.status: told().models[0].slots == 1)
+        second = ask(id="r2", begin_at_once=True)
+        with pytest.raises(Refusal, match="has 1 of 1 sequences"):
+            await collect(replica, second)
+        assert "slots=1;" in second.told["x-ridgeline-load"]
+        await first.aclose()

@@ -319,6 +319,19 @@ def test_kv_memory_is_a_place_too():
     assert sent.replica == "full"
 
 
+def test_what_was_promised_becomes_less_as_it_is_taken():
+    """Answers tell it, metrics do not; what they tell between two answers has part of it."""
+    there = replica("r")
+    there.tell(Load(NOW, 1, 4, kv_held=0.3, kv_tokens=10_000, kv_promised=0.5))
+    there.tell(Load(NOW + 1, 1, 4, kv_held=0.6, kv_tokens=10_000))
+    assert there.kv_used_tokens == pytest.approx(8_000)
+    there.tell(Load(NOW + 2, 1, 4, kv_held=0.95, kv_tokens=10_000))
+    assert there.kv_used_tokens == pytest.approx(9_500)
+    there.tell(Load(NOW + 3, 1, 4, kv_held=0.1, kv_tokens=10_000, kv_promised=0.5))
+    there.tell(Load(NOW + 4, 0, 4, kv_held=0.0, kv_tokens=10_000))
+    assert there.kv_used_tokens == 0
+
+
 def test_what_is_larger_than_any_memory_goes_where_nothing_runs():
     door = door_with(replica("a"))
     door.told("a", Load(NOW, 0, 4, kv_tokens=100), NOW)

@@ -77,6 +77,7 @@ def test_greedy_tokens_equal_the_stored_ones(executor: CpuExecutor, stored: list
     assert sum(gap < NEAR_TIE for _, gap, _ in choices) < 0.01 * len(choices)
 
 
+@pytest.mark.slow
 def test_bfloat16_differs_only_where_the_choice_is_close(
     files: ModelFiles, stored: list[dict[str, Any]]
 ) -> None:

@@ -18,10 +18,12 @@ ME = "local"
 
 
 @asynccontextmanager
-async def opened(path: Path, backend: ScriptedBackend, **changes: object) -> AsyncIterator[Site]:
+async def opened(
+    path: Path, backend: ScriptedBackend, *, is_shared: bool = False, **changes: object
+) -> AsyncIterator[Site]:
     """A site that is open; `changes` are to its settings."""
     settings = replace(WebSettings(save_interval_seconds=0.01), **changes)  # type: ignore[arg-type]
-    site = Site(backend, Store(path), settings)
+    site = Site(backend, Store(path), settings, is_shared=is_shared)
     await site.open()
     try:
         yield site

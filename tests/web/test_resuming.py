@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -28,7 +29,7 @@ async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
     """Sites with a backend of their own, that share a database."""
     async with AsyncExitStack() as stack:
 
-        async def make(reply: str = "one two three four", **changes: object) -> Site:
+        async def make(reply: str = "one two three four", **changes: Any) -> Site:
             return await stack.enter_async_context(
                 opened(tmp_path / "c.db", ScriptedBackend(reply), **changes)
             )
@@ -164,6 +165,60 @@ async def test_what_nobody_is_to_go_on_with_stays(make_site: MakeSite, how: str)
     found = await second.answers.resume(ME, row.id, Seen(run, row.content))
     assert isinstance(found, StoredMessage)
     assert len(backend(second).requests) == asked
+
+
+async def test_a_server_that_comes_to_a_shared_database_leaves_what_others_write(make_site: MakeSite) -> None:
+    """And what they have deleted, as long as it can be brought back."""
+    first = await make_site(is_shared=True)
+    job, row = await held(first)
+    conversation, _, other = await first.answers.ask(ME, None, "Go", None)
+    await first.answers.stop(ME, other.message_id)
+    await first.conversations.delete(conversation)
+    second = await make_site(is_shared=True, undo_seconds=30.0)
+    assert (await stored(second, row.conversation_id))[1].status == "streaming"
+    await first.conversations.restore(ME, other.conversation_id)
+    assert len(await stored(second, other.conversation_id)) == 2
+    backend(first).hold_after = None
+    assert (await finished(first, job)).content == "one two three four"
+
+
+async def test_one_that_cannot_be_gone_on_with_after_all_is_left_as_it_was(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others of the same user have begun while it was taken over."""
+    first, second = await make_site(), await make_site("and so on")
+    _, row = await held(first)
+    allowed = second.answers._check_limits
+    seen = Seen(row.run, "one two three ")
+
+    def full_the_second_time(tenant: str, conversation_id: str) -> None:
+        allowed(tenant, conversation_id)
+        monkeypatch.setattr(second.answers, "_check_limits", refuse)
+
+    def refuse(tenant: str, conversation_id: str) -> None:
+        raise Refusal("rate_limited", "there are others")
+
+    monkeypatch.setattr(second.answers, "_check_limits", full_the_second_time)
+    with pytest.raises(Refusal, match="there are others"):
+        await second.answers.resume(ME, row.id, seen)
+    left = (await stored(second, row.conversation_id))[1]
+    assert (left.run, left.content) == (row.run, "one two three ")
+    monkeypatch.setattr(second.answers, "_check_limits", allowed)
+    after = await finished(second, await second.answers.resume(ME, row.id, seen))
+    assert after.content == "one two three and so on"
+
+
+async def test_who_ended_one_does_not_speak_for_who_goes_on_with_it(make_site: MakeSite) -> None:
+    first, second = await make_site(), await make_site("and so on")
+    job, row = await held(first)
+    await job.end("unheard")
+    row = await saved(first, job)
+    assert await first.answers.writer(ME, row.id) is job
+    backend(second).hold_after = 1
+    going_on = await second.answers.resume(ME, row.id, Seen(row.run, row.content))
+    assert isinstance(going_on, Job)
+    assert await first.answers.writer(ME, row.id) is None
+    assert await second.answers.writer(ME, row.id) is going_on
 
 
 async def test_stopping_one_whose_server_is_gone(make_site: MakeSite) -> None:

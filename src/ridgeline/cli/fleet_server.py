@@ -132,5 +132,12 @@ async def _app(serving: FleetServing, front_door: FrontDoor, data_dir: Path) -> 
     metrics.also(front_door.metrics.registry)
     app = create_app(front_door, serving.api, metrics)
     app.include_router(fleet_router(front_door, _token(serving)))
-    mount(app, backend=front_door, store=Store(database), settings=WebSettings(), front_door=True)
+    mount(
+        app,
+        backend=front_door,
+        store=Store(database),
+        settings=WebSettings(),
+        front_door=True,
+        shared_database=serving.database is not None,
+    )
     return app

@@ -1,6 +1,6 @@
 """From token ids to the text a client may see: whole characters, no stop string, no stop token."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.core.messages import Output
@@ -92,7 +92,10 @@ class Answer:
             self._cached_tokens = output.cached_tokens
             if self._echo and (output.token_ids or output.finish):
                 self._echo_prompt(piece)
-            self._take(output, piece)
+            for each in _one_by_one(output):
+                self._take(each, piece)
+                if piece.finish is not None:
+                    break
             if piece.finish is not None:
                 break
         self.finished = piece.finish is not None
@@ -150,6 +153,24 @@ class Answer:
     def _entry(self, token_id: int, logprob: float | None) -> TokenLogprob:
         text_bytes = self._tokenizer.token_bytes(token_id)
         return TokenLogprob(token_id, text_bytes.decode("utf-8", "replace"), text_bytes, logprob)
+
+
+def _one_by_one(output: Output) -> Iterator[Output]:
+    """The same, a token in each: of several drawn in one step, the last may come after the text's end."""
+    last = len(output.token_ids) - 1
+    for i in range(last):
+        yield replace(
+            output,
+            token_ids=output.token_ids[i : i + 1],
+            scores=output.scores[i : i + 1],
+            finish=None,
+            stop_token_id=None,
+        )
+    yield (
+        replace(output, token_ids=output.token_ids[last:], scores=output.scores[last:])
+        if last > 0
+        else output
+    )
 
 
 @dataclass(slots=True)

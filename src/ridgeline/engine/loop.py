@@ -171,6 +171,7 @@ class Engine:
             block_size_tokens=cache.block_size,
             estimated_wait_seconds=scheduler.estimated_wait_seconds(now),
             fingerprint=self.executor.fingerprint,
+            batch_limit=scheduler.allowance.sequences if scheduler.running else None,
         )
 
 

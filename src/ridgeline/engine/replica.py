@@ -229,11 +229,11 @@ class Replica:
         if status is None or not request.begin_at_once:
             return
         there = self._there(served)
-        if there + request.n > status.max_batch_size:
+        slots = status.slots if there else status.max_batch_size
+        if there + request.n > slots:
             raise Refusal(
                 "at_capacity",
-                f"{served.info.name} has {there} of {status.max_batch_size} sequences, "
-                "and this request is not to wait.",
+                f"{served.info.name} has {there} of {slots} sequences, and this request is not to wait.",
                 retry_after_seconds=status.estimated_wait_seconds,
             )
 
@@ -248,9 +248,9 @@ class Replica:
             return
         there, blocks = self._there(served), max(1, status.blocks_total)
         load = ReplicaLoad(
-            running=min(there, status.max_batch_size),
-            slots=status.max_batch_size,
-            waiting=max(0, there - status.max_batch_size),
+            running=min(there, status.slots),
+            slots=status.slots,
+            waiting=max(0, there - status.slots),
             kv_held=status.blocks_held / blocks,
             kv_promised=status.blocks_promised / blocks,
             kv_tokens=status.blocks_total * status.block_size_tokens,

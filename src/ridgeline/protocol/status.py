@@ -21,7 +21,8 @@ class ModelInfo:
 class ModelStatus:
     """Load of one model's engine.
 
-    Batch size is sequences in a step. Blocks: `free + held + idle = total`, where idle ones are
+    Batch size is sequences in a step; `batch_limit` is how many the target of inter-token latency lets
+    in now, where there is one. Blocks: `free + held + idle = total`, where idle ones are
     cached but reclaimable; `promised` ones are expected to be taken yet by those who run and those
     who wait. `estimated_wait_seconds` is what a request arriving now would wait before its first
     step, from the measured drain rate. `fingerprint` is equal for replicas whose greedy text is
@@ -41,6 +42,13 @@ class ModelStatus:
     estimated_wait_seconds: float
     fingerprint: str
     blocks_promised: int = 0
+    batch_limit: int | None = None
+
+    @property
+    def slots(self) -> int:
+        """Sequences that may be in a step now."""
+        limit = self.max_batch_size if self.batch_limit is None else self.batch_limit
+        return min(limit, self.max_batch_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,14 @@ class Answers:
         job = self._jobs.get(message_id)
         return job if job is not None and job.tenant == tenant else None
 
+    async def writer(self, tenant: str, message_id: str) -> Job | None:
+        """The same, unless the answer has gone on elsewhere since the job ended."""
+        job = self.job(tenant, message_id)
+        if job is None or job.running:
+            return job
+        row = await self._conversations.message(job.conversation_id, message_id)
+        return job if row is None or row.run == job.run else None
+
     def is_busy(self, conversation_id: str) -> bool:
         """Whether an answer is being made in a conversation."""
         return any(job.running and job.conversation_id == conversation_id for job in self._jobs.values())
@@ -218,7 +226,12 @@ class Answers:
         taken = await self._conversations.take_over(before, begun)
         if taken is None:
             return None
-        job = self._start(conversation, model, path, taken, window, made_tokens)
+        try:
+            job = self._start(conversation, model, path, taken, window, made_tokens)
+        except Refusal:  # others began meanwhile: it is as it was, with what the page had of it
+            left = replace(before, content=taken.content)
+            await self._conversations.take_over(taken, left)
+            raise
         await self._keep(conversation, job, [taken], touch=False)
         return job
 
@@ -233,7 +246,7 @@ class Answers:
 
         One whose server is gone is not gone on with by itself any more.
         """
-        job = self.job(tenant, message_id)
+        job = await self.writer(tenant, message_id)
         if job is not None:
             await job.end("stopped")
             return job.as_json()
@@ -384,6 +397,9 @@ class Answers:
             received_seconds=time.monotonic(),
             name=answer.id,
         )
+        other = self._jobs.get(answer.id)
+        if other is not None and other.conversation_id != conversation.id:
+            raise Refusal("invalid_request", f"The id {answer.id} of this answer is another's, too.")
         job = Job(self._backend, self._conversations, self._settings, tenant, answer, request)
         self._jobs[answer.id] = job
         job.start(self._when_done)

@@ -25,16 +25,19 @@ def mount(
     store: Store,
     settings: WebSettings | None = None,
     front_door: bool = False,
+    shared_database: bool = False,
 ) -> None:
     """Add the page at `/` and its routes below `/web` to an application of `api.app.create_app`.
 
     A front door has a page at `/fleet`, too, which shows what `fleet_router` tells.
 
+    Other servers may use a shared database at the same time.
+
     The store is opened with the application's lifespan and closed with it. To refuse a start with
     a database that cannot be used, call `store.database.prepare` before.
     """
     settings = settings or WebSettings()
-    site = Site(backend, store, settings)
+    site = Site(backend, store, settings, is_shared=shared_database)
     app.state.site = site
     app.add_exception_handler(StoreError, _on_store_error)
     app.include_router(routes.router)

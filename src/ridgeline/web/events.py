@@ -15,6 +15,9 @@ from ridgeline.web.wire import message_json
 GONE_HEARTBEATS = 3
 """After so many of silence a server is taken to be gone, here as in the page."""
 
+NO_TEXT_YET = 3
+"""Times as long for an answer that has not begun: who writes it may be in a line, or at a long prompt."""
+
 
 class EventResponse(StreamedResponse):
     """Sends events; an answer goes on when its listener is gone."""
@@ -55,7 +58,8 @@ async def told_elsewhere(
     """
     shown: StoredMessage | None = None
     silent_seconds = 0.0
-    while silent_seconds < GONE_HEARTBEATS * settings.heartbeat_seconds:
+    patience = GONE_HEARTBEATS * settings.heartbeat_seconds
+    while silent_seconds < (patience if shown is None or shown.content else NO_TEXT_YET * patience):
         row = await conversations.message(conversation_id, message_id)
         if row is None:
             return

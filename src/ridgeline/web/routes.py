@@ -123,7 +123,7 @@ async def events(http: Request, tenant: Tenant, message_id: str) -> Response:
     """The answer as server-sent events, from `Last-Event-ID` on."""
     site = site_of(http)
     timeout = http.app.state.settings.send_timeout_seconds
-    job = site.answers.job(tenant, message_id)
+    job = await site.answers.writer(tenant, message_id)
     if job is not None:
         return EventResponse(job.listen(http.headers.get("last-event-id")), send_timeout_seconds=timeout)
     found = await site.conversations.of_message(tenant, message_id)

@@ -16,7 +16,9 @@ from ridgeline.web.turns import Turns
 class Site:
     """The chat site behind its page."""
 
-    def __init__(self, backend: Backend, store: Store, settings: WebSettings) -> None:
+    def __init__(
+        self, backend: Backend, store: Store, settings: WebSettings, *, is_shared: bool = False
+    ) -> None:
         self.backend = backend
         self.settings = settings
         self.temporary = TemporaryConversations(settings)
@@ -26,15 +28,18 @@ class Site:
         self.searches = Turns("searches", limit=settings.max_searches, name="--site max-searches")
         self.exports = Turns("exports", limit=1)
         self.imports = Turns("imports", limit=1)
-        self._store = store
+        self._store, self._is_shared = store, is_shared
         self._purges: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Open the database and put right what an earlier server left unfinished."""
         await self._store.open(or_memory=True)
         try:
-            await self._store.interrupt_streaming(now_ms())
-            await self._store.purge_deleted(now_ms())
+            # What others on the same database are writing, or may bring back, is theirs.
+            if not self._is_shared:
+                await self._store.interrupt_streaming(now_ms())
+            may_come_back_ms = int(1000 * self.settings.undo_seconds) if self._is_shared else 0
+            await self._store.purge_deleted(now_ms() - may_come_back_ms)
         except StoreError as error:
             self._store.problem = str(error)
 

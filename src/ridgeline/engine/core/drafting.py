@@ -2,15 +2,22 @@
 
 A step of few sequences is spent on reading weights; more tokens of the same sequence cost it little. What
 may follow the last token is guessed and computed with it, and a token is drawn after each: as long as what
-is drawn is what was guessed, the next one counts. Every token is drawn as it would be without drafts, from
-the same logits with the same random number: answers stay as they are, whatever the temperature.
+is drawn is what was guessed, the next one counts. Every token is drawn as it would be without drafts, with
+the same random number from logits that are the same but for the order of sums: what answers are drawn from
+stays as it is, whatever the temperature.
 """
 
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Protocol
 
-from ridgeline.engine.core.sequence import Sequence
+from ridgeline.engine.core.counters import Counters
+from ridgeline.engine.core.limits import MOST_DRAFTED
+from ridgeline.engine.core.plan import Row
+from ridgeline.engine.core.residence import Residence
+from ridgeline.engine.core.rows import launch
+from ridgeline.engine.core.sequence import LaunchedRow, Sequence
+from ridgeline.kvcache import KVCache
 
 KEY_TOKENS = 3
 """Tokens that must have stood together before: two match by chance too often, four rarely."""
@@ -86,3 +93,47 @@ class PromptLookup:
     def forget(self, sequence: Sequence) -> None:
         """See `Drafter.forget`."""
         self._lookups.pop(sequence.spec.id, None)
+
+
+class Drafting:
+    """The scheduler's hand on a drafter, if it has one: decoding rows with drafts where there is room."""
+
+    def __init__(
+        self, drafter: Drafter | None, residence: Residence, cache: KVCache, counters: Counters
+    ) -> None:
+        self._drafter, self._residence, self._cache, self._counters = drafter, residence, cache, counters
+
+    def decode_rows(
+        self, decoding: list[Sequence], most_tokens: int, now: float
+    ) -> list[tuple[Row, LaunchedRow]]:
+        """A row for each of these; with drafts where that makes no more than so many tokens, and where blocks
+        are there for them."""
+        rows, room = [], min(MOST_DRAFTED, most_tokens) - len(decoding)
+        for place, sequence in enumerate(decoding):
+            drafts = self._drafts(sequence, room // (len(decoding) - place), now)
+            room -= len(drafts)
+            rows.append(launch(sequence, 1, drafts))
+        return rows
+
+    def _drafts(self, sequence: Sequence, share: int, now: float) -> tuple[int, ...]:
+        room = min(share, sequence.spec.max_tokens - sequence.generated - 1)
+        if self._drafter is None or room <= 0:
+            return ()
+        drafts = self._drafter.draft(sequence, room)
+        lacking = self._residence.lacks(sequence, 1 + len(drafts))
+        if lacking > self._cache.available:  # nobody is put aside for what may be in vain
+            return ()
+        self._residence.grow(sequence, lacking, now)
+        return drafts
+
+    def took(self, launched: LaunchedRow, tokens: int) -> None:
+        """So many tokens of a row were drawn and taken."""
+        if self._drafter is not None and launched.drafts:
+            self._drafter.told(launched.sequence, launched.drafts, tokens - 1)
+            self._counters.drafted += launched.drafts
+            self._counters.accepted += tokens - 1
+
+    def forget(self, sequence: Sequence) -> None:
+        """It runs no more."""
+        if self._drafter is not None:
+            self._drafter.forget(sequence)

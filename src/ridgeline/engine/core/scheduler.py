@@ -13,16 +13,16 @@ from ridgeline.engine.core.asked import Asked
 from ridgeline.engine.core.budget import OLDEST_SHARE, prefill_order, served_before, share_prefill
 from ridgeline.engine.core.copies import Copies, Moved, Order
 from ridgeline.engine.core.counters import Counters
-from ridgeline.engine.core.drafting import Drafter
+from ridgeline.engine.core.drafting import Drafter, Drafting
 from ridgeline.engine.core.forecast import Outcome
 from ridgeline.engine.core.foresight import Foresight, decode_work
 from ridgeline.engine.core.journal import Journal
 from ridgeline.engine.core.labelling import Labelling
-from ridgeline.engine.core.limits import MOST_DRAFTED, ExpectedOutput, Limits
+from ridgeline.engine.core.limits import ExpectedOutput, Limits
 from ridgeline.engine.core.line import Line
 from ridgeline.engine.core.messages import Output
 from ridgeline.engine.core.pace import Allowance, FixedPace, Pace, TargetPace
-from ridgeline.engine.core.plan import Geometry, Row, RowResult, StepPlan, StepResult
+from ridgeline.engine.core.plan import Geometry, RowResult, StepPlan, StepResult
 from ridgeline.engine.core.preemption import Victims
 from ridgeline.engine.core.residence import Residence
 from ridgeline.engine.core.rows import admission_of, ending, launch
@@ -94,13 +94,13 @@ class Scheduler:
         self.copies = copies
         if copies is not None:
             copies.journal = self.journal
-        self._drafter = drafter
         self.starved_of_blocks = False
         """Whether the last `schedule` left somebody waiting because KV blocks were short."""
         self._expected = ExpectedOutput(limits.expected_output_tokens)
         self.labelling = Labelling(self.cache, copies)
         """What front doors call what is cached; whoever tells them takes what is new."""
         self._residence = Residence(self.cache, self._expected, limits.watermark, shared, self.labelling)
+        self._drafting = Drafting(drafter, self._residence, self.cache, self.counters)
         self._foresight = Foresight(self._residence, step_time, copies)
         self._victims = Victims(self.cache, self._foresight)
         self._line = Line(limits.max_waiting, geometry.max_batch, self._expected)
@@ -195,7 +195,9 @@ class Scheduler:
         """
         if not self._sequences:
             return
-        places = min(len(self._free_slots), self.allowance.sequences - self.running) - self.waiting
+        # What was allowed last says nothing of a batch that is empty now.
+        most = self.allowance.sequences if self.running else self.geometry.max_batch
+        places = min(len(self._free_slots), most - self.running) - self.waiting
         match = self._residence.match(sequence)
         if places > 0 and self._residence.has_room(sequence, match, self.blocks_promised):
             return
@@ -267,8 +269,7 @@ class Scheduler:
         if self.copies is not None:
             self.copies.save(sequence, now)
         self._residence.move_out(sequence, now)
-        if self._drafter is not None:
-            self._drafter.forget(sequence)
+        self._drafting.forget(sequence)
 
     # --- schedule ------------------------------------------------------------------------------
 
@@ -281,10 +282,11 @@ class Scheduler:
         prefilling = [s for s in self._running if s.wants_more and s.slot not in in_step]
         allowed = self._allow(decoding, prefilling)
         budget = allowed.tokens - len(decoding)
-        rows = self._decode_rows(decoding, allowed.tokens, now)
-        budget -= sum(row.drafts for row, _ in rows)
         admitted = self._admit(prefilling, budget, allowed.sequences, now)
-        rows += [launch(s, count) for s, count in share_prefill([*prefilling, *admitted], budget)]
+        prefilling += admitted
+        # Beside a prompt nothing is hidden by reading weights.
+        rows = self._drafting.decode_rows(decoding, 0 if prefilling else allowed.tokens, now)
+        rows += [launch(s, count) for s, count in share_prefill(prefilling, budget)]
         if not rows:
             return None
         releases, self._releases = tuple(self._releases), []
@@ -294,25 +296,6 @@ class Scheduler:
         self._launched[self._step] = LaunchedStep(now, launched, allowed)
         self._step += 1
         return plan
-
-    def _decode_rows(
-        self, decoding: list[Sequence], most_tokens: int, now: float
-    ) -> list[tuple[Row, LaunchedRow]]:
-        """A row for each; with drafts where few decode, as far as there are blocks for them."""
-        if self._drafter is None:
-            return [launch(sequence, 1) for sequence in decoding]
-        rows, room = [], min(MOST_DRAFTED, most_tokens) - len(decoding)
-        for place, sequence in enumerate(decoding):
-            share = min(room // (len(decoding) - place), sequence.spec.max_tokens - sequence.generated - 1)
-            drafts = self._drafter.draft(sequence, share) if share > 0 else ()
-            need = self._residence.lacks(sequence, 1 + len(drafts))
-            if need > self.cache.available:
-                drafts = ()
-            else:
-                self._residence.grow(sequence, need, now)
-            room -= len(drafts)
-            rows.append(launch(sequence, 1, drafts))
-        return rows
 
     def _allow(self, decoding: list[Sequence], prefilling: list[Sequence]) -> Allowance:
         """How large this step may be."""
@@ -502,10 +485,7 @@ class Scheduler:
             sequence.tokens.append(result.token_ids[taken])
             taken += 1
             finish, stop_token_id = ending(sequence, sequence.tokens[-1])
-        if launched.drafts and self._drafter is not None:
-            self._drafter.told(sequence, launched.drafts, taken - 1)
-            self.counters.drafted += launched.drafts
-            self.counters.accepted += taken - 1
+        self._drafting.took(launched, taken)
         return result.token_ids[:taken], finish, stop_token_id
 
     def _prefilled(self, sequence: Sequence, last: bool, now: float) -> None:

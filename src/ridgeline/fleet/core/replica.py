@@ -138,8 +138,8 @@ class Replica:
 
     def tell(self, load: Load) -> None:
         """It told how it is: what was sent before is in that."""
-        if load.kv_promised is None and self.load is not None:
-            load = replace(load, kv_promised=self.load.kv_promised)  # answers tell it, metrics do not
+        if load.kv_promised is None and self.load is not None:  # answers tell it, metrics do not
+            load = replace(load, kv_promised=_left_promised(self.load, load))
         self.load, self.slots = load, load.slots
         for sent in self.sent.values():
             sent.told = sent.seconds <= load.seconds
@@ -185,3 +185,10 @@ class Replica:
         if sent.computing:
             sent.computing = False
             self.pending_tokens -= sent.uncached_tokens
+
+
+def _left_promised(before: Load, now: Load) -> float | None:
+    """Of the share of memory that was promised, what has not been taken since."""
+    if before.kv_promised is None or not now.running + now.waiting:
+        return None
+    return max(0.0, before.kv_promised - max(0.0, now.kv_held - before.kv_held))
