@@ -15,8 +15,8 @@ from ridgeline.roofline import find_hardware
 SERVE_KEYS = (
     "model", "random-weights", "device", "dtype", "kv-dtype", "kv-memory", "kv-policy", "kv-host-memory",
     "kv-disk", "shared-prefix", "max-batch", "max-batch-tokens", "itl-target", "max-context", "max-waiting",
-    "threads", "allowed-host", "allowed-origin", "public-metrics", "data-dir", "site", "drain-seconds",
-    "log-level",
+    "draft-tokens", "threads", "allowed-host", "allowed-origin", "public-metrics", "data-dir", "site",
+    "drain-seconds", "log-level",
 )  # fmt: skip
 """What a replica on Ray may be told: options of `ridgeline serve`, and `model`, where its model comes from.
 The other options say who and where it is, which is not the same for any two."""

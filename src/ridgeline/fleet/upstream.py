@@ -99,18 +99,19 @@ class Upstream:
                     for delta in deltas_of(orjson.loads(await response.read())):
                         yield delta
                     return
-                first = True
-                async for line in response.content:
-                    if not line.startswith(b"data:"):
-                        continue
-                    text = line[5:].strip()
-                    if text == b"[DONE]":
-                        return
-                    for delta in deltas_of(orjson.loads(text)):
-                        if first:
-                            first = False
-                            began()
-                        yield delta
+                lines, first = Lines(), True
+                async for data in response.content.iter_any():
+                    for line in lines.ended_by(data):
+                        if not line.startswith(b"data:"):
+                            continue
+                        text = line[5:].strip()
+                        if text == b"[DONE]":
+                            return
+                        for delta in deltas_of(orjson.loads(text)):
+                            if first:
+                                first = False
+                                began()
+                            yield delta
             raise Fault("the stream ended before its end mark")
 
     async def ask(self, session: aiohttp.ClientSession, path: str, body: Mapping[str, Any]) -> Any:
@@ -156,6 +157,20 @@ class Upstream:
         with _faults():
             async with session.get(f"{self.url}{path}", headers=self.headers) as response:
                 return response.status, await response.read()
+
+
+class Lines:
+    """Cuts what comes into lines; aiohttp's own would take as long for each as parsing it does."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def ended_by(self, data: bytes) -> list[bytes]:
+        """Lines that are whole now, without their ends; raises Fault for one that is too long."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise Fault(f"a line of the stream has more than {MAX_LINE_BYTES} bytes")
+        return lines
 
 
 @contextmanager
