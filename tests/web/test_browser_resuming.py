@@ -250,8 +250,10 @@ def test_what_does_not_pass_is_tried_some_times_and_told(
         assert len(tried) < 20
         page.clock.fast_forward(7000)
     expect(page.get_by_role("alert")).to_contain_text("Something went wrong at the server")
+    tries = len(tried)
+    assert 13 <= tries <= 16, "one whose answer is awaited while the clock is moved on does not count"
     page.clock.fast_forward(60_000)
-    assert len(tried) == 13
+    assert len(tried) == tries
     page.unroute("**/continue")
     teller.backend.hold_after = None
     page.get_by_role("button", name="Continue").click()

@@ -119,7 +119,8 @@ def test_an_edited_message_begins_a_branch(server: Server, open_page: OpenPage) 
     expect(page.locator("article.question .bubble")).to_have_text(["First, but better"])
     assert [m.content for m in server.backend.requests[-1].messages or ()] == ["First, but better"]
 
-    page.get_by_role("button", name="Previous version").click()
+    with patched(page):
+        page.get_by_role("button", name="Previous version").click()
     expect(page.locator("article.question .bubble")).to_have_text(["First", "Second"])
     expect(page.locator("article.answer .markdown")).to_have_text(["One.", "Two."])
     with patched(page):
