@@ -21,17 +21,14 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cpu import machine
-from ridgeline.engine.build import build_engines
+from cpu.ours_worker import GREEDY, engine_of
 from ridgeline.engine.core.messages import Submit
 from ridgeline.engine.core.sequence import SequenceSpec
-from ridgeline.engine.loop import Engine
-from ridgeline.engine.options import EngineOptions, ModelSpec
+from ridgeline.engine.options import EngineOptions
 from ridgeline.models.files import open_model
-from ridgeline.protocol import Message, Sampling
-from ridgeline.telemetry.metrics import Metrics
+from ridgeline.protocol import Message
 
 MOST_TOKENS = 256
-GREEDY = Sampling(temperature=0.0, seed=0)
 
 TEXT = (Path(__file__).parent / "alice.txt").read_text(encoding="utf-8")
 CODE = """def mean(numbers):
@@ -61,20 +58,13 @@ class Answering:
     """An engine that is asked one question at a time."""
 
     def __init__(self, options: argparse.Namespace, draft_tokens: int) -> None:
-        metrics = Metrics()
         asked = EngineOptions(draft_tokens=draft_tokens, threads=options.threads)
-        ((self.engine, _),) = build_engines(
-            [ModelSpec(options.model)],
-            asked,
-            lambda name, geometry: metrics.engine(
-                name, block_size_tokens=geometry.block_size_tokens, blocks_total=geometry.blocks
-            ),
-        )
+        self.engine = engine_of(options.model, asked)
         self._asked = 0
 
     def answer(self, prompt: tuple[int, ...], stop: frozenset[int]) -> tuple[list[int], float]:
         """The answer's tokens, and tokens per second after the first."""
-        engine: Engine = self.engine
+        engine = self.engine
         self._asked += 1
         spec = SequenceSpec(str(self._asked), prompt, GREEDY, MOST_TOKENS, stop)
         now = time.monotonic()
@@ -141,7 +131,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the line of JSON into this file too")
-    found = measure(parser.parse_args())
+    options = parser.parse_args()
+    found = measure(options)
     print("| answer | tokens | without, tokens/s | with drafts | ratio | drafts right | tokens a step |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, row in found["rows"].items():
@@ -154,9 +145,8 @@ def main() -> None:
         if row["same_tokens"] != row["tokens"]:
             print(f"{name}: the answers part after {row['same_tokens']} tokens")
     line = json.dumps(found)
-    out = parser.parse_args().out
-    if out:
-        out.write_text(line + "\n", encoding="utf-8")
+    if options.out:
+        options.out.write_text(line + "\n", encoding="utf-8")
     print(line)
 
 

@@ -24,6 +24,19 @@ from ridgeline.telemetry.metrics import Metrics
 GREEDY = Sampling(temperature=0.0, seed=0)
 
 
+def engine_of(model: str, asked: EngineOptions) -> Engine:
+    """The engine as it is served, in this process."""
+    metrics = Metrics()
+    ((engine, _),) = build_engines(
+        [ModelSpec(model)],
+        asked,
+        lambda name, geometry: metrics.engine(
+            name, block_size_tokens=geometry.block_size_tokens, blocks_total=geometry.blocks
+        ),
+    )
+    return engine
+
+
 class Driver:
     """Puts sequences into an engine and steps it."""
 
@@ -95,15 +108,7 @@ def main() -> None:
         threads=options.threads,
         max_batch_tokens=options.step_tokens,
     )
-    metrics = Metrics()
-    engines = build_engines(
-        [ModelSpec(options.model)],
-        asked,
-        lambda name, geometry: metrics.engine(
-            name, block_size_tokens=geometry.block_size_tokens, blocks_total=geometry.blocks
-        ),
-    )
-    engine = engines[0][0]
+    engine = engine_of(options.model, asked)
     driver = Driver(engine, open_model(options.model).config.vocab)
 
     def carry_out(task: dict[str, Any]) -> dict[str, float]:

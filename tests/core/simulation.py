@@ -62,7 +62,6 @@ class Foreseeing:
     def __init__(self, specs, right):
         self._specs, self._right = specs, itertools.cycle(right)
         self._known = {}
-        self.accepted = 0
 
     def draft(self, sequence, room):
         name = sequence.spec.id
@@ -73,7 +72,6 @@ class Foreseeing:
 
     def told(self, sequence, drafted, accepted):
         assert 0 <= accepted <= drafted
-        self.accepted += accepted
 
     def forget(self, sequence):
         self._known.pop(sequence.spec.id, None)
@@ -118,12 +116,11 @@ class Simulation:
         cache = KVCache(geometry.blocks, geometry.block_size_tokens, policy)
         self.tiers = None if not tiers else FakeTiers(self.executor, cache, self.costs, **tiers)
         self.specs = {}
-        self.drafter = None if right is None else Foreseeing(self.specs, right)
         self.scheduler = Scheduler(
             self.executor.geometry,
             self.limits,
             cache,
-            drafter=self.drafter,
+            drafter=None if right is None else Foreseeing(self.specs, right),
             copies=self.tiers.copies if self.tiers else None,
             step_time=self.costs.step_time,
             target_seconds=target_seconds,

@@ -157,20 +157,11 @@ class Answer:
 
 def _one_by_one(output: Output) -> Iterator[Output]:
     """The same, a token in each: of several drawn in one step, the last may come after the text's end."""
-    last = len(output.token_ids) - 1
-    for i in range(last):
-        yield replace(
-            output,
-            token_ids=output.token_ids[i : i + 1],
-            scores=output.scores[i : i + 1],
-            finish=None,
-            stop_token_id=None,
-        )
-    yield (
-        replace(output, token_ids=output.token_ids[last:], scores=output.scores[last:])
-        if last > 0
-        else output
-    )
+    while len(output.token_ids) > 1:
+        ids, scores = output.token_ids, output.scores
+        yield replace(output, token_ids=ids[:1], scores=scores[:1], finish=None, stop_token_id=None)
+        output = replace(output, token_ids=ids[1:], scores=scores[1:])
+    yield output
 
 
 @dataclass(slots=True)

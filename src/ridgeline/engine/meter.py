@@ -72,14 +72,7 @@ class CostModel:
     def work(self, plan: StepPlan) -> Work:
         """What a plan computes."""
         logit_rows = sum(row.logit_rows for row in plan.rows)
-        rows: list[tuple[int, int]] = []
-        for row in plan.rows:
-            count = len(row.token_ids)
-            if row.drafts:  # computed like sequences of their own
-                rows += [(1, row.start + i) for i in range(count)]
-            else:
-                rows.append((count, row.start))
-        return Work.of(rows, logit_rows, self.shape.windows)
+        return Work.of((span for row in plan.rows for span in row.spans), logit_rows, self.shape.windows)
 
     def cost(self, work: Work) -> StepCost:
         """FLOPs, bytes, and the seconds that peaks and efficiencies allow."""

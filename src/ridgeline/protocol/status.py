@@ -47,8 +47,7 @@ class ModelStatus:
     @property
     def slots(self) -> int:
         """Sequences that may be in a step now."""
-        limit = self.max_batch_size if self.batch_limit is None else self.batch_limit
-        return min(limit, self.max_batch_size)
+        return self.max_batch_size if self.batch_limit is None else self.batch_limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,13 @@ class Row:
         return self.token_ids[: len(self.token_ids) - self.drafts]
 
     @property
+    def spans(self) -> list[tuple[int, int]]:
+        """What is computed, as (new tokens, context before them); drafts are like sequences of their own."""
+        if self.drafts:
+            return [(1, self.start + i) for i in range(len(self.token_ids))]
+        return [(len(self.token_ids), self.start)]
+
+    @property
     def logit_rows(self) -> int:
         """Positions whose logits are needed."""
         return len(self.token_ids) if self.score_prompt or self.drafts else int(self.sample)

@@ -50,8 +50,8 @@ class Scheduler:
         step_time: predicts steps; without it nothing is foretold of a sequence.
         target_seconds: inter-token latency that steps are kept under; 0: all are as `limits` allow.
         copies: to and from the tiers below the device; None where there are none.
-        drafter: guesses tokens in advance; None for no drafts, and where the executor's depth is not 0.
         shared: keys of what tenants may share, from `kvcache.shared_keys`.
+        drafter: guesses tokens in advance; None for no drafts, and where the executor's depth is not 0.
     """
 
     def __init__(

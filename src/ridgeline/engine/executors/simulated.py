@@ -285,5 +285,5 @@ class SimulatedExecutor:
 
     def _seconds(self, rows: tuple[Row, ...]) -> float:
         logit_rows = sum(row.logit_rows for row in rows)
-        work = Work.of(((len(row.token_ids), row.start) for row in rows), logit_rows)
+        work = Work.of((span for row in rows for span in row.spans), logit_rows)
         return step_cost(self._shape, self._hardware, self.dtype, work, kv_dtype=self._kv_dtype).seconds
